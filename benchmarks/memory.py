@@ -1,0 +1,45 @@
+"""Peak memory of an artifact in a process of its own.
+
+Run as `python -m benchmarks.memory ENGINE PRECISION THREADS DEVICE FILE`.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edge.engines import open_model
+from edge.errors import EngineError
+
+
+def peak_rss_bytes(engine: str, path: Path, *, precision: str, threads: int, device: str) -> int:
+    """Largest resident set of a fresh process that loads the artifact and infers ten times. Raises EngineError."""
+    command = [sys.executable, "-m", "benchmarks.memory", engine, precision, str(threads), device, str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        raise EngineError(f"{engine} {precision}: {lines[-1]}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def _main(engine: str, precision: str, threads: str, device: str, path: str) -> None:
+    opened = open_model(engine, Path(path), precision=precision, threads=int(threads), device=device)
+    for _ in range(10):
+        opened.infer(np.full((224, 224), 128, np.uint8))
+    print(_high_water_bytes())
+
+
+def _high_water_bytes() -> int:
+    """Peak resident set of this process alone; getrusage's would start from the parent's at the fork."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,48 @@
+"""A predictor over a data set: per-case results and the summary."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.dataset import Case, Dataset, Sample
+from calibration.metrics import CaseResult, Metrics, overlap, summarise
+from edge.predictor import Prediction, Predictor
+
+Progress = Callable[[Iterable[Case]], Iterable[Case]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results of one network on one data set."""
+
+    results: tuple[CaseResult, ...]
+    metrics: Metrics
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, and `cases` with image, label, probability, dice, iou and lesion_share."""
+        return {**self.metrics.to_json(), "cases": [case_json(result) for result in self.results]}
+
+
+def case_json(result: CaseResult) -> dict[str, Any]:
+    """One case as the JSON reports show it."""
+    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+
+
+def score(case: Case, sample: Sample, prediction: Prediction) -> CaseResult:
+    """Compare a prediction with its case, at the frame's own size."""
+    mask = prediction.mask
+    dice = iou = None
+    if sample.mask is not None and case.label != "normal":
+        dice, iou = overlap(mask, sample.mask)
+    return CaseResult(case.name, case.label, prediction.malignancy, dice, iou, float(np.mean(mask)))
+
+
+def evaluate(predictor: Predictor, dataset: Dataset, *, progress: Progress = iter) -> Evaluation:
+    """Predict every case of `dataset`. Raises DataError, EngineError."""
+    results = []
+    for case in progress(dataset):
+        sample = case.read()
+        results.append(score(case, sample, predictor.predict(sample.pixels)))
+    return Evaluation(tuple(results), summarise(results, threshold=predictor.threshold))

@@ -1,0 +1,95 @@
+"""Files and folders that are either the old ones or the new ones, never half."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from edge.errors import SinkError
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file all or nothing. Raises SinkError when the disk is full or the place cannot be written."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise SinkError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text all or nothing. Raises SinkError."""
+    write_bytes(path, text.encode())
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any exception it is removed.
+
+    Raises SinkError when the disk is full or the place cannot be written; what was there stays.
+    """
+    work: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield work
+        work.chmod(0o755)
+        for file in work.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _swap(work, path)
+    except OSError as error:
+        raise SinkError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put `new` at `path`, in one step where the system can exchange two folders (Linux), else in two."""
+    if not path.exists():
+        new.rename(path)
+        return
+    if _exchange(new, path):
+        return  # `new` now names the old folder; the caller removes it
+    old = new.with_name(f"{new.name}.old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """renameat2(2) with RENAME_EXCHANGE; False where the C library or the file system does not have it."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _sync(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,271 @@
+"""The bundle: the folder that crosses from workstation to device. Written atomically, read strictly.
+
+`manifest.json` describes the network, its artifacts with their sha256, the operating point, what it was calibrated and
+trained on, and the tools. Unknown or missing keys, a wrong hash or a newer schema is an error.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from edge.atomic import new_folder
+from edge.engines import is_installed
+from edge.errors import BundleError, IntegrityError
+
+SCHEMA: Final = 1
+MANIFEST: Final = "manifest.json"
+BUILTIN: Final = Path(__file__).parent / "data" / "emtnet-int8"
+ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
+PRECISIONS: Final = ("int8", "fp32")
+PHANTOM: Final = "phantom"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """A file of the bundle, by its path relative to the manifest."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A network in the format of one engine. The first file is the one to open."""
+
+    engine: str
+    precision: str
+    files: tuple[BundleFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An artifact that could not be made, and why."""
+
+    engine: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """The network's input: one grey uint8 image. The network itself maps pixel p to (p − offset) / scale."""
+
+    name: str
+    height: int
+    width: int
+    offset: float
+    scale: float
+    resize: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """A float32 output. kind: mask_logits or malignancy_logit. shape: ONNX order, batch first."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Where the probability of malignancy becomes a call."""
+
+    threshold: float
+    chosen_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The frames the INT8 ranges were taken from. source: "phantom", or what they were. frames: sha256 of each."""
+
+    source: str
+    count: int
+    frames: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The frames the weights were fitted on (`trained_on`) and chosen on (`tuned_on`), by sha256; data sets with terms."""
+
+    data: tuple[str, ...]
+    trained_on: tuple[str, ...]
+    tuned_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds. weight_range: "full", or "half" for x86 without VNNI. calibration: None for FP32 only."""
+
+    schema: int
+    network: str
+    checkpoint_sha256: str
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...]
+    labels: tuple[str, ...]
+    operating_point: OperatingPoint
+    weight_range: str
+    artifacts: tuple[Artifact, ...]
+    missing: tuple[Missing, ...]
+    drift: dict[str, Any] | None
+    versions: dict[str, str]
+    calibration: Calibration | None
+    training: Training = field(default_factory=lambda: Training((), (), ()))
+
+    @property
+    def phantom_calibrated(self) -> bool:
+        """True when INT8 ranges come from synthetic images."""
+        return self.calibration is not None and self.calibration.source == PHANTOM
+
+    def forbidden_frames(self) -> Mapping[str, str]:
+        """Sha256 of every frame that nothing may be reported on, with what it was used for."""
+        used = dict.fromkeys(self.calibration.frames if self.calibration else (), "calibrated on")
+        used |= dict.fromkeys(self.training.tuned_on, "tuned on")
+        used |= dict.fromkeys(self.training.trained_on, "trained on")
+        return used
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Read and check the manifest; files are checked when used. Raises BundleError."""
+        folder = Path(path)
+        file = folder / MANIFEST
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(
+                f"{folder}: not a bundle (no readable {MANIFEST}); make one with edgekit export"
+            ) from error
+        except ValueError as error:
+            raise BundleError(f"{file}: not valid JSON ({error})") from error
+        if isinstance(raw, dict) and isinstance(raw.get("schema"), int) and raw["schema"] > SCHEMA:
+            raise BundleError(
+                f"{file}: schema {raw['schema']} is newer than this edgekit reads ({SCHEMA}); upgrade edgekit"
+            )
+        try:
+            return cls(folder, _manifest(raw, file))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{file}: a value has the wrong type ({error})") from error
+
+    @classmethod
+    def open_or_builtin(cls, path: Path | str | None) -> Self:
+        """Open `path`, or the INT8 bundle of the shipped network for None."""
+        return cls.open(BUILTIN if path is None else path)
+
+    def choose(self, *, engine: str = "auto", precision: str = "auto") -> Artifact:
+        """The artifact for an engine and precision; auto takes the first installed engine, and INT8. Raises BundleError."""
+        candidates = [
+            artifact
+            for artifact in self.manifest.artifacts
+            if engine in ("auto", artifact.engine) and precision in ("auto", artifact.precision)
+        ]
+        if not candidates:
+            have = ", ".join(f"{a.engine} {a.precision}" for a in self.manifest.artifacts)
+            raise BundleError(f"{self.path}: no artifact for engine {engine}, precision {precision}; it has {have}")
+        ranked = sorted(candidates, key=lambda a: (ENGINE_ORDER.index(a.engine), PRECISIONS.index(a.precision)))
+        usable = [artifact for artifact in ranked if is_installed(artifact.engine)]
+        return (usable or ranked)[0]
+
+    def verified_paths(self, artifact: Artifact) -> list[Path]:
+        """Paths of an artifact's files after their hashes were checked. Raises IntegrityError."""
+        paths = []
+        for file in artifact.files:
+            path = self.path / file.path
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise IntegrityError(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from error
+            if len(content) != file.size_bytes or hashlib.sha256(content).hexdigest() != file.sha256:
+                raise IntegrityError(f"{path}: not the file its manifest describes; copy the bundle again")
+            paths.append(path)
+        return paths
+
+
+def describe_file(folder: Path, path: Path) -> BundleFile:
+    """Hash a file of a bundle under construction."""
+    content = path.read_bytes()
+    return BundleFile(str(path.relative_to(folder)), hashlib.sha256(content).hexdigest(), len(content))
+
+
+@contextmanager
+def new_bundle(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes the bundle at `path` when the block ends well; else nothing changes.
+
+    Raises BundleError when `path` holds something that is no bundle, SinkError when it cannot be written.
+    """
+    if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise BundleError(f"{path}: exists and is not a bundle; choose another -o")
+    with new_folder(path) as folder:
+        yield folder
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into a bundle under construction."""
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_Record = TypeVar("_Record")
+
+
+def _manifest(raw: Any, where: Path) -> Manifest:
+    values = _checked(Manifest, raw, where, "manifest")
+    for name, kind in (("artifacts", Artifact), ("missing", Missing), ("outputs", OutputSpec)):
+        values[name] = tuple(_record(kind, item, where) for item in _list(values[name], where, name))
+    for name, single in (("input", InputSpec), ("operating_point", OperatingPoint), ("training", Training)):
+        values[name] = _record(single, values[name], where)
+    if values["calibration"] is not None:
+        values["calibration"] = _record(Calibration, values["calibration"], where)
+    values["labels"] = tuple(values["labels"])
+    manifest = Manifest(**values)
+    if manifest.schema != SCHEMA:
+        raise BundleError(f"{where}: schema {manifest.schema}; this edgekit reads {SCHEMA}")
+    if not 0.0 < manifest.operating_point.threshold < 1.0:
+        raise BundleError(f"{where}: threshold {manifest.operating_point.threshold} lies outside 0..1")
+    for artifact in manifest.artifacts:
+        if artifact.engine not in ENGINE_ORDER or artifact.precision not in PRECISIONS or not artifact.files:
+            raise BundleError(f"{where}: unknown artifact {artifact.engine} {artifact.precision}")
+        for file in artifact.files:
+            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+                raise BundleError(f"{where}: file {file.path!r} lies outside the bundle")
+    return manifest
+
+
+def _record(kind: type[_Record], raw: Any, where: Path) -> _Record:
+    values = _checked(kind, raw, where, kind.__name__)
+    if kind is Artifact:
+        values["files"] = [_record(BundleFile, item, where) for item in _list(values["files"], where, "files")]
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _checked(kind: type[Any], raw: Any, where: Path, what: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where}: {what} is not an object")
+    names = {item.name for item in fields(kind)}
+    if unknown := raw.keys() - names:
+        raise BundleError(f"{where}: unknown keys {sorted(unknown)} in {what}; written by a newer edgekit?")
+    if absent := names - raw.keys():
+        raise BundleError(f"{where}: keys {sorted(absent)} are missing in {what}")
+    return dict(raw)
+
+
+def _list(value: Any, where: Path, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise BundleError(f"{where}: {what} is not a list")
+    return value

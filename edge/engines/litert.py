@@ -1,0 +1,41 @@
+"""LiteRT (TensorFlow Lite): the Raspberry Pi's engine."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.engines import engine_errors
+from edge.errors import require
+from edge.frame import GreyImage
+
+
+class LiteRtEngine:
+    """A TFLite interpreter with XNNPACK. Its input is NHWC uint8."""
+
+    def __init__(self, interpreter: Any) -> None:
+        interpreter.allocate_tensors()
+        self._interpreter = interpreter
+        self._input = interpreter.get_input_details()[0]
+        self._outputs = [(detail["name"], detail["index"]) for detail in interpreter.get_output_details()]
+
+    def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
+        with engine_errors("litert"):
+            self._interpreter.set_tensor(self._input["index"], image.reshape(self._input["shape"]))
+            self._interpreter.invoke()
+            return {name: self._interpreter.get_tensor(index) for name, index in self._outputs}
+
+    def close(self) -> None:
+        self._interpreter = None
+
+
+def open_model(path: Path, *, precision: str, threads: int | None, device: str) -> LiteRtEngine:
+    """Load a .tflite file. threads: None takes every core. Raises EngineError, MissingDependencyError."""
+    del precision, device
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    interpreter = require("ai_edge_litert.interpreter", extra="litert")
+    with engine_errors("litert"):
+        return LiteRtEngine(interpreter.Interpreter(model_path=str(path), num_threads=threads or os.cpu_count()))

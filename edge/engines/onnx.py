@@ -1,0 +1,54 @@
+"""ONNX Runtime: runs the FP32 and QDQ graphs that the other artifacts come from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.engines import engine_errors
+from edge.errors import EngineError, require
+from edge.frame import GreyImage
+
+
+class OnnxEngine:
+    """An ONNX Runtime session on the CPU."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
+        with engine_errors("onnx"):
+            results = self._session.run(self._outputs, {self._input: image[None, None]})
+        return dict(zip(self._outputs, results, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def open_model(path: Path, *, precision: str, threads: int | None, device: str) -> OnnxEngine:
+    """Load an .onnx file. Raises EngineError, MissingDependencyError."""
+    del precision, device
+    return _open(path, threads=threads, optimise=True)
+
+
+def open_referee(path: Path, *, threads: int | None = None) -> OnnxEngine:
+    """Load an .onnx file that runs every operator as it is written, nothing fused: what other engines are judged by."""
+    return _open(path, threads=threads, optimise=False)
+
+
+def _open(path: Path, *, threads: int | None, optimise: bool) -> OnnxEngine:
+    runtime = require("onnxruntime", extra="onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimise:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return OnnxEngine(runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+    except Exception as error:  # onnxruntime raises its own classes, not derived from RuntimeError
+        raise EngineError(f"onnx: {str(error).splitlines()[0]}") from error

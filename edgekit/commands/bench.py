@@ -1,0 +1,41 @@
+"""`edgekit bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.commands.options import Device, Engines, Json, Threads
+
+DEFAULT_BUNDLE = Path("edgekit-bundle")
+
+
+def bench(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Bundle folder.", show_default="edgekit-bundle/ if there, else the built-in one"),
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="gpu, npu and auto are OpenVINO's.")] = Device.cpu,
+    engine: Engines = None,
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds.")] = 100,
+    json: Json = None,
+) -> None:
+    """Time every artifact of a bundle on this machine, interleaved."""
+    from benchmarks.bench import bench as run
+    from edge.bundle import Bundle
+    from edgekit.console import describe, progress, write_json
+    from edgekit.tables import bench_table
+
+    opened = Bundle.open_or_builtin(bundle or (DEFAULT_BUNDLE if DEFAULT_BUNDLE.is_dir() else None))
+    describe(opened)
+    report = run(
+        opened,
+        engines=[name.value for name in engine or ()],
+        device=device.value,
+        threads=threads,
+        rounds=rounds,
+        progress=progress("bench"),
+    )
+    write_json(json, report.to_json())
+    bench_table(report)

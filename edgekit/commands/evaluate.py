@@ -1,0 +1,56 @@
+"""`edgekit evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.commands.options import AllowOverlap, Data, Engine, Folds, Json, PrecisionOption, Threads
+
+
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint (.safetensors).")],
+    data: Data,
+    folds: Folds = None,
+    engine: Engine = None,
+    precision: PrecisionOption = None,
+    threads: Threads = None,
+    allow_overlap: AllowOverlap = False,
+    json: Json = None,
+) -> None:
+    """Measure a bundle's artifact or a checkpoint on labelled frames."""
+    from calibration.dataset import Dataset, parse_folds
+    from calibration.drift import require_unused
+    from calibration.evaluation import evaluate as run
+    from edge.bundle import Bundle
+    from edge.errors import DataError, require
+    from edge.predictor import Predictor
+    from edgekit.console import describe, notice, progress, write_json
+    from edgekit.tables import metrics_table
+
+    dataset = Dataset.open(data, folds=parse_folds(folds))
+    if not dataset.labelled:
+        raise DataError("the data have no labels; use edgekit predict, or edgekit drift for agreement")
+    if target.is_file():
+        require("torch", extra="export")
+        from emtnet.engine import torch_predictor
+        from emtnet.weights import load_checkpoint
+
+        network, info = load_checkpoint(target)
+        forbidden = dict.fromkeys(info.tuned_on, "tuned on") | dict.fromkeys(info.trained_on, "trained on")
+        predictor = torch_predictor(network, threshold=info.threshold)
+        name = f"{target.name} (PyTorch fp32)"
+    else:
+        bundle = Bundle.open(target)
+        describe(bundle)
+        choice = {"engine": engine.value if engine else "auto", "precision": precision.value if precision else "auto"}
+        artifact = bundle.choose(**choice)
+        forbidden = dict(bundle.manifest.forbidden_frames())
+        predictor = Predictor.open(target, threads=threads, **choice)
+        name = f"{artifact.engine} {artifact.precision}"
+    with predictor:
+        if used := require_unused(dataset, forbidden, allow=allow_overlap):
+            notice(f"{used} of {len(dataset)} frames were trained, tuned or calibrated on: do not quote these figures")
+        evaluation = run(predictor, dataset, progress=progress("evaluate"))
+    write_json(json, evaluation.to_json() | {"target": name, "overlapping_frames": used})
+    metrics_table(f"{target} at threshold {predictor.threshold:.3f}", {name: evaluation.metrics})

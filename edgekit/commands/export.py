@@ -1,0 +1,74 @@
+"""`edgekit export`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.commands.options import Engines, Folds
+
+
+class WeightRangeName(StrEnum):
+    """How much of INT8 the weights use."""
+
+    full = "full"
+    half = "half"
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint (.safetensors) of edgekit train.", show_default="the shipped one")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Make INT8 artifacts beside the FP32 ones.")] = False,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="Data set folder to calibrate on; repeatable.", show_default="phantoms"),
+    ] = None,
+    folds: Folds = None,
+    frames: Annotated[int, typer.Option("--frames", min=8, help="Calibration frames.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of frames.")] = 0,
+    engine: Engines = None,
+    weight_range: Annotated[
+        WeightRangeName,
+        typer.Option("--weight-range", help="half keeps INT8 from saturating on x86 without VNNI."),
+    ] = WeightRangeName.full,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.")] = Path("edgekit-bundle"),
+) -> None:
+    """Convert a checkpoint to ONNX, OpenVINO and TFLite artifacts in one bundle."""
+    from edge.errors import require
+    from edgekit.console import describe, err, interruptible, notice, progress, table
+
+    for module in ("torch", "onnx", "nncf", "onnxruntime"):
+        require(module, extra="export")
+    from calibration.dataset import Dataset, parse_folds
+    from calibration.subset import calibration_frames, phantom_frames
+    from emtnet.weights import SHIPPED
+    from quantize.export import export_checkpoint
+
+    with interruptible(f"{out} is as it was"):
+        if calibration:
+            dataset = Dataset.open(calibration, folds=parse_folds(folds))
+            chosen = calibration_frames(dataset, count=frames, seed=seed, progress=progress("calibration frames"))
+        else:
+            chosen = phantom_frames(count=frames if int8 else 8, seed=seed, progress=progress("phantoms"))
+        if int8 and len(chosen.frames) < frames:
+            notice(f"only {len(chosen.frames)} calibration frames")
+        bundle = export_checkpoint(
+            checkpoint or SHIPPED,
+            out,
+            calibration=chosen,
+            int8=int8,
+            engines=[name.value for name in engine or ()],
+            weight_range=weight_range.value,
+            stage=lambda text: err.print(f"  {text}", style="dim", markup=False),
+        )
+    table(
+        f"{out}: {bundle.manifest.network}",
+        ("engine", "precision", "MB", "files"),
+        [
+            (a.engine, a.precision, f"{a.size_bytes / 1e6:.2f}", ", ".join(file.path for file in a.files))
+            for a in bundle.manifest.artifacts
+        ],
+    )
+    describe(bundle)

@@ -1,0 +1,56 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class EngineName(StrEnum):
+    """The engines."""
+
+    openvino = "openvino"
+    litert = "litert"
+    onnx = "onnx"
+
+
+class Precision(StrEnum):
+    """The precisions."""
+
+    int8 = "int8"
+    fp32 = "fp32"
+
+
+class Device(StrEnum):
+    """Where to run; all but cpu are OpenVINO's."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+    npu = "npu"
+    auto = "auto"
+
+
+Data = Annotated[
+    list[Path],
+    typer.Option(
+        "--data", help="Data set folder: cases.csv, BUS-BRA, BUSI or plain images. Repeatable.", show_default=False
+    ),
+]
+Folds = Annotated[str | None, typer.Option("--folds", help="Only these folds: 5 or 1,2,3.", show_default="all")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the figures to this JSON file.", show_default=False)
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default="all cores")]
+Engine = Annotated[
+    EngineName | None, typer.Option("--engine", help="Run on this engine.", show_default="the best installed")
+]
+Engines = Annotated[
+    list[EngineName] | None, typer.Option("--engine", help="Only this engine; repeatable.", show_default="all")
+]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option("--precision", help="Run this precision.", show_default="int8 where there is one")
+]
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Report on frames that were trained, tuned or calibrated on.")
+]

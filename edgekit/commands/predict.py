@@ -1,0 +1,70 @@
+"""`edgekit predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.commands.options import Engine, PrecisionOption, Threads
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Bundle folder.", show_default="the built-in one")
+    ] = None,
+    engine: Engine = None,
+    precision: PrecisionOption = None,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for overlays and predictions.json.")] = Path(
+        "edgekit-predictions"
+    ),
+) -> None:
+    """Segment and classify images; writes an overlay for each and predictions.json."""
+    from edge.bundle import Bundle
+    from edge.files import list_images, overlay_names, prediction_record, write_overlay
+    from edge.frame import read_image
+    from edge.overlay import DISCLAIMER
+    from edge.predictor import Predictor
+    from edgekit.console import describe, progress, table, write_json
+
+    opened = Bundle.open_or_builtin(bundle)
+    describe(opened)
+    files = list_images(images)
+    names = overlay_names(files)
+    records = []
+    with Predictor.open(
+        opened.path,
+        engine=engine.value if engine else "auto",
+        precision=precision.value if precision else "auto",
+        threads=threads,
+    ) as predictor:
+        for file in progress("images")(files):
+            pixels = read_image(file)
+            prediction = predictor.predict(pixels)
+            write_overlay(out / names[file], pixels, prediction)
+            records.append(prediction_record(file, prediction) | {"overlay": names[file]})
+    artifact = opened.choose(
+        engine=engine.value if engine else "auto", precision=precision.value if precision else "auto"
+    )
+    manifest = opened.manifest
+    write_json(
+        out / "predictions.json",
+        {
+            "disclaimer": DISCLAIMER,
+            "network": manifest.network,
+            "engine": artifact.engine,
+            "precision": artifact.precision,
+            "threshold": manifest.operating_point.threshold,
+            "phantom_calibrated": manifest.phantom_calibrated,
+            "predictions": records,
+        },
+    )
+    table(
+        f"{len(records)} images, {artifact.engine} {artifact.precision}, overlays in {out}",
+        ("image", "decision", "p(malignant)", "lesion px", "ms"),
+        [
+            (r["image"], r["decision"], f"{r['malignancy']:.3f}", r["lesion_area_px"], f"{r['timing_ms']['total']:.1f}")
+            for r in records
+        ],
+    )

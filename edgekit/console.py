@@ -1,0 +1,78 @@
+"""What the commands print: tables, progress and notices."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from edge.atomic import write_text
+from edge.bundle import Bundle
+from edge.errors import EdgekitError
+
+Item = TypeVar("Item")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def progress(what: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
+    """A progress bar on stderr for an iterable of known length; a plain pass-through when stderr is no terminal."""
+
+    def wrapped(items: Iterable[Item]) -> Iterable[Item]:
+        if not sys.stderr.isatty():
+            return items
+        return track(items, description=what, console=err, transient=True)
+
+    return wrapped
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table; numbers stand right."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    out.print(grid)
+
+
+def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """A figure, or an en dash where there is none."""
+    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def notice(text: str) -> None:
+    """A line on stderr that must not be missed."""
+    err.print(f"note: {text}", style="yellow", markup=False)
+
+
+def write_json(path: Path | None, record: Any) -> None:
+    """Write a report, all or nothing; no path, no report."""
+    if path is not None:
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def describe(bundle: Bundle) -> None:
+    """Say what a bundle is, and loudly when it was calibrated on synthetic images."""
+    manifest = bundle.manifest
+    if manifest.phantom_calibrated:
+        notice(
+            f"{bundle.path.name} was calibrated on phantoms, not on real frames; "
+            "calibrate with --calibration DIR before anyone relies on it"
+        )
+    for missing in manifest.missing:
+        notice(f"{missing.engine} {missing.precision} is missing: {missing.reason}")
+
+
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C ends the command with `message` instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise EdgekitError(f"interrupted; {message}") from error

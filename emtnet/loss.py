@@ -1,0 +1,64 @@
+"""The two losses of the multitask network, and their sum.
+
+The class loss is the weighted binary cross-entropy with one balance parameter, after the EMT-NET paper's abstract
+("a loss that trades sensitivity against specificity"); its exact form there is not known to us. It is written with
+softplus, so that it is finite and exact at any logit:
+
+    L(z, y) = 2 · [ balance · y · softplus(−z) + (1 − balance) · (1 − y) · softplus(z) ]
+
+balance 0.5 is the plain cross-entropy; above it a missed malignant lesion costs more (sensitivity), below it a false
+alarm does (specificity). The mask loss is soft Dice (Milletari et al., arXiv 1606.04797) plus binary cross-entropy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def balanced_cross_entropy(logits: Tensor, targets: Tensor, *, balance: float) -> Tensor:
+    """Mean class loss. logits, targets: the same shape; targets in 0..1. Raises ValueError unless 0 < balance < 1."""
+    if not 0.0 < balance < 1.0:
+        raise ValueError(f"balance must lie between 0 and 1, got {balance}")
+    missed = balance * targets * F.softplus(-logits)
+    alarmed = (1.0 - balance) * (1.0 - targets) * F.softplus(logits)
+    return 2.0 * (missed + alarmed).mean()
+
+
+def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """1 − soft Dice, averaged over images. logits, targets: (N, 1, H, W).
+
+    `smooth` (pixels) keeps an empty target defined: there the loss falls to 0 as the predicted area does.
+    """
+    probability = torch.sigmoid(logits)
+    overlap = (probability * targets).sum((1, 2, 3))
+    area = probability.sum((1, 2, 3)) + targets.sum((1, 2, 3))
+    return (1.0 - (2.0 * overlap + smooth) / (area + smooth)).mean()
+
+
+@dataclass(frozen=True, slots=True)
+class MultitaskLoss:
+    """Mask loss plus `class_weight` times class loss; images without a lesion teach the mask only.
+
+    label_smoothing: class targets move this share of the way to 0.5, which keeps the logits from growing without bound.
+    """
+
+    balance: float = 0.5
+    class_weight: float = 1.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.balance < 1.0 or not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError("balance lies between 0 and 1, label_smoothing from 0 to below 1")
+
+    def __call__(self, mask: Tensor, malignancy: Tensor, mask_target: Tensor, class_target: Tensor) -> Tensor:
+        """mask, mask_target: (N, 1, H, W). malignancy, class_target: (N, 1); class_target is NaN where there is no lesion."""
+        mask, malignancy = mask.float(), malignancy.float()
+        loss = soft_dice(mask, mask_target) + F.binary_cross_entropy_with_logits(mask, mask_target)
+        known = ~torch.isnan(class_target)
+        if known.any():
+            target = class_target[known] * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
+            class_loss = balanced_cross_entropy(malignancy[known], target, balance=self.balance)
+            loss = loss + self.class_weight * class_loss
+        return loss

@@ -1,0 +1,20 @@
+"""ONNX → OpenVINO IR."""
+
+from pathlib import Path
+
+from edge.engines.openvino import import_openvino
+from edge.errors import ConversionError
+
+
+def write_ir(model: Path, xml: Path) -> tuple[Path, Path]:
+    """Convert the ONNX file `model` to OpenVINO IR and return its two files. Weights keep their precision.
+
+    Raises ConversionError when OpenVINO refuses the graph.
+    """
+    openvino = import_openvino()
+    try:
+        converted = openvino.convert_model(model)
+        openvino.save_model(converted, xml, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ConversionError(f"OpenVINO refused {model.name}: {str(error).splitlines()[0]}") from error
+    return xml, xml.with_suffix(".bin")
