@@ -22,7 +22,7 @@ def peak_rss_bytes(engine: str, path: Path, *, precision: str, threads: int, dev
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        raise EngineError(f"{engine} {precision}: {lines[-1]}")
+        raise EngineError(f"{engine} {precision}: {lines[-1].rpartition('Error: ')[2]}")
     return int(done.stdout.splitlines()[-1])
 
 

@@ -6,7 +6,7 @@
   several masks of one image are merged.
 - any folder of images: cases without labels or masks.
 
-A case without a fold gets one from a hash of its group, so that a group never spans folds.
+A case without a fold gets that of its group, or one from a hash of the group, so that a group never spans folds.
 """
 
 import csv
@@ -131,7 +131,11 @@ def _read_folder(folder: Path) -> list[Case]:
             f"{folder}: no images; expected cases.csv, BUS-BRA (bus_data.csv), BUSI (benign/ malignant/ normal/) "
             "or a folder of image files"
         )
-    return [case if case.fold else replace(case, fold=_fold_of(case.group or case.name)) for case in cases]
+    known = {case.group: case.fold for case in cases if case.group and case.fold}
+    return [
+        case if case.fold else replace(case, fold=known.get(case.group) or _fold_of(case.group or case.name))
+        for case in cases
+    ]
 
 
 def _read_cases_csv(folder: Path) -> list[Case]:

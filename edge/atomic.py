@@ -45,6 +45,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises SinkError when the disk is full or the place cannot be written; what was there stays.
     """
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, what it points at is replaced
     work: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

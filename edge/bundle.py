@@ -6,13 +6,14 @@ trained on, and the tools. Unknown or missing keys, a wrong hash or a newer sche
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, get_args, get_origin
 
-from edge.atomic import new_folder
+from edge.atomic import new_folder, write_text
 from edge.engines import is_installed
 from edge.errors import BundleError, IntegrityError
 
@@ -22,6 +23,9 @@ BUILTIN: Final = Path(__file__).parent / "data" / "emtnet-int8"
 ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
 PRECISIONS: Final = ("int8", "fp32")
 PHANTOM: Final = "phantom"
+RESIZE: Final = "stretch"
+OUTPUT_KINDS: Final = {"mask": "mask_logits", "malignancy": "malignancy_logit"}
+"""The outputs that `edge.predictor` reads, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ class Bundle:
         return cls.open(BUILTIN if path is None else path)
 
     def choose(self, *, engine: str = "auto", precision: str = "auto") -> Artifact:
-        """The artifact for an engine and precision; auto takes the first installed engine, and INT8. Raises BundleError."""
+        """The artifact for an engine and precision; auto takes INT8 where there is one, and the first installed engine. Raises BundleError."""
         candidates = [
             artifact
             for artifact in self.manifest.artifacts
@@ -179,7 +183,8 @@ class Bundle:
         if not candidates:
             have = ", ".join(f"{a.engine} {a.precision}" for a in self.manifest.artifacts)
             raise BundleError(f"{self.path}: no artifact for engine {engine}, precision {precision}; it has {have}")
-        ranked = sorted(candidates, key=lambda a: (ENGINE_ORDER.index(a.engine), PRECISIONS.index(a.precision)))
+        order = engine_order(platform.machine())
+        ranked = sorted(candidates, key=lambda a: (PRECISIONS.index(a.precision), order.index(a.engine)))
         usable = [artifact for artifact in ranked if is_installed(artifact.engine)]
         return (usable or ranked)[0]
 
@@ -196,6 +201,13 @@ class Bundle:
                 raise IntegrityError(f"{path}: not the file its manifest describes; copy the bundle again")
             paths.append(path)
         return paths
+
+
+def engine_order(machine: str) -> tuple[str, ...]:
+    """Engines by preference on a processor family: on Arm OpenVINO runs few INT8 layers, LiteRT all of them."""
+    if machine.lower() in ("aarch64", "arm64"):
+        return ("litert", "openvino", "onnx")
+    return ENGINE_ORDER
 
 
 def describe_file(folder: Path, path: Path) -> BundleFile:
@@ -218,7 +230,17 @@ def new_bundle(path: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into a bundle under construction."""
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(_dump(asdict(manifest)), encoding="utf-8")
+
+
+def record_drift(bundle: Bundle, summary: dict[str, Any]) -> None:
+    """Keep the figures of a drift check in the manifest. Raises SinkError."""
+    raw = asdict(bundle.manifest) | {"drift": summary}
+    write_text(bundle.path / MANIFEST, _dump(raw))
+
+
+def _dump(raw: dict[str, Any]) -> str:
+    return json.dumps(raw, indent=1, ensure_ascii=False) + "\n"
 
 
 _Record = TypeVar("_Record")
@@ -227,7 +249,7 @@ _Record = TypeVar("_Record")
 def _manifest(raw: Any, where: Path) -> Manifest:
     values = _checked(Manifest, raw, where, "manifest")
     for name, kind in (("artifacts", Artifact), ("missing", Missing), ("outputs", OutputSpec)):
-        values[name] = tuple(_record(kind, item, where) for item in _list(values[name], where, name))
+        values[name] = tuple(_record(kind, item, where) for item in values[name])
     for name, single in (("input", InputSpec), ("operating_point", OperatingPoint), ("training", Training)):
         values[name] = _record(single, values[name], where)
     if values["calibration"] is not None:
@@ -236,6 +258,8 @@ def _manifest(raw: Any, where: Path) -> Manifest:
     manifest = Manifest(**values)
     if manifest.schema != SCHEMA:
         raise BundleError(f"{where}: schema {manifest.schema}; this edgekit reads {SCHEMA}")
+    if manifest.input.resize != RESIZE or {output.name: output.kind for output in manifest.outputs} != OUTPUT_KINDS:
+        raise BundleError(f"{where}: inputs or outputs that this edgekit does not know; upgrade edgekit")
     if not 0.0 < manifest.operating_point.threshold < 1.0:
         raise BundleError(f"{where}: threshold {manifest.operating_point.threshold} lies outside 0..1")
     for artifact in manifest.artifacts:
@@ -250,7 +274,7 @@ def _manifest(raw: Any, where: Path) -> Manifest:
 def _record(kind: type[_Record], raw: Any, where: Path) -> _Record:
     values = _checked(kind, raw, where, kind.__name__)
     if kind is Artifact:
-        values["files"] = [_record(BundleFile, item, where) for item in _list(values["files"], where, "files")]
+        values["files"] = [_record(BundleFile, item, where) for item in values["files"]]
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -262,10 +286,18 @@ def _checked(kind: type[Any], raw: Any, where: Path, what: str) -> dict[str, Any
         raise BundleError(f"{where}: unknown keys {sorted(unknown)} in {what}; written by a newer edgekit?")
     if absent := names - raw.keys():
         raise BundleError(f"{where}: keys {sorted(absent)} are missing in {what}")
+    for item in fields(kind):
+        if not _fits(raw[item.name], item.type):
+            raise BundleError(f"{where}: {item.name} in {what} has the wrong type ({type(raw[item.name]).__name__})")
     return dict(raw)
 
 
-def _list(value: Any, where: Path, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise BundleError(f"{where}: {what} is not a list")
-    return value
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value can be a field of type `kind`; records and optional fields are checked where they are read."""
+    if kind in (str, int, float):
+        return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(item, get_args(kind)[1]) for item in value.values())
+    return True

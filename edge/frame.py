@@ -68,7 +68,10 @@ def _decode(path: Path) -> NDArray[Any]:
         encoded = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    try:
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    except cv2.error as error:  # a header that claims more pixels than OpenCV decodes (2^30)
+        raise DataError(f"{path}: cannot be decoded; its header is damaged or the image too large") from error
     if pixels is None:
         raise DataError(f"{path}: not an image; PNG, JPEG, BMP and TIFF are read")
     return np.asarray(pixels)

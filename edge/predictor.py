@@ -10,6 +10,7 @@ from typing import Final, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import EngineError
 from edge.frame import GreyImage
 from edge.preprocess import mask_to_frame, preprocess, sigmoid
 
@@ -120,8 +121,10 @@ class Predictor:
         inferred = self._clock()
         height, width = pixels.shape
         logits = np.squeeze(outputs["mask"])
-        level = mask_to_frame(logits, (height, width))
         malignancy = float(sigmoid(np.ravel(outputs["malignancy"]))[0])
+        if np.isnan(malignancy) or np.isnan(logits).any():  # else no comparison holds and the call would be "normal"
+            raise EngineError("the network's output is not a number; export the bundle again from a sound checkpoint")
+        level = mask_to_frame(logits, (height, width))
         decision: Decision = "malignant" if malignancy >= self.threshold else "benign"
         if decision == "benign" and not (level >= LESION_LEVEL).any():
             decision = "normal"

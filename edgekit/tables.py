@@ -42,15 +42,17 @@ def drift_tables(report: DriftReport) -> None:
         notice("the frames have no labels: agreement only")
     table(
         f"Agreement on {report.frames} frames",
-        ("", "against", "mean |Δmask|", "mask Dice min", "median", "mean |Δp|", "max |Δp|"),
+        ("", "against", "mean |Δmask|", "mask Dice min", "1 %", "median", "mean |Δp|", "99 %", "max |Δp|"),
         [
             (
                 f"{a.engine} {a.precision}",
                 against,
                 f"{g.mask_mean:.5f}",
                 number(g.mask_dice_min),
+                number(g.mask_dice_p01),
                 number(g.mask_dice_median),
                 f"{g.malignancy_mean:.5f}",
+                number(g.malignancy_p99),
                 number(g.malignancy_max),
             )
             for a in report.artifacts

@@ -2,7 +2,8 @@
 
 The source network takes RGB as p / 127.5 − 1. A grey pixel enters all three channels alike, so their weights add up to
 one; with our input u = (p − 128) / 128 the source sees a·u + b, a = 128 / 127.5 and b = a − 1. The factor goes into
-the weights and the offset into the batch norm's mean. Exact but for the frame's last row and column, where padding is 0 in both scales.
+the weights and the offset into the batch norm's mean. Exact but for the frame's last row and column, where padding is
+0 in both scales, and for the first depthwise layer, whose batch norm has a larger eps here.
 """
 
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_imagenet_encoder(network: EmtNet, path: Path) -> None:
                 assert isinstance(block, SeparableBlock)
                 _fill(block.depthwise, weights, f"MobilenetV1/Conv2d_{index}_depthwise", "depthwise_weights")
                 _fill(block.pointwise, weights, f"MobilenetV1/Conv2d_{index}_pointwise", "weights")
-    except (OSError, BadZipFile, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: not the ImageNet MobileNetV1 weights ({error})") from error
 
 

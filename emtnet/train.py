@@ -119,55 +119,55 @@ def train(
         "trained_on": [case.fingerprint for case in cases],
         "tuned_on": list(tuned_on),
     }
-    state = _load_state(state_path, identity) if state_path.exists() else None
+    parts: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser, "schedule": schedule}
     first, best_score = 0, -math.inf
-    if state is not None:
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
+    if state_path.exists():
+        state = _load_state(state_path, identity)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         first, best_score = state["epoch"], state["best_score"]
 
     for epoch in range(first, recipe.epochs):
         torch.manual_seed(recipe.seed * 1000 + epoch)
         network.train()
         losses = []
-        for index, (image, mask, label) in enumerate(_batches(cases, recipe, epoch)):
-            image = image.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device)):
-                mask_logits, malignancy = network(image)
-            loss = loss_function(mask_logits, malignancy, mask.to(device), label.to(device))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
+        for index, batch in enumerate(_batches(cases, recipe, epoch)):
+            losses.append(_step(network, optimiser, loss_function, batch))
             schedule.step()
             average.update_parameters(network)
-            losses.append(loss.item())
             reporter.step(epoch + 1, (index + 1) / steps)
         if not math.isfinite(losses[-1]):
             raise DataError(f"epoch {epoch + 1}: the loss is {losses[-1]}; lower the learning rate")
-        evaluation = evaluate(torch_predictor(average.module, threshold=0.5), selection)
+        averaged: EmtNet = average.module  # type: ignore[assignment]
+        evaluation = evaluate(torch_predictor(averaged, threshold=0.5), selection)
         score = (evaluation.metrics.auc or 0.0) + (evaluation.metrics.dice_mean or 0.0)
         best = score > best_score
         if best:
             best_score = score
-            info = _info(evaluation, identity, data, epoch + 1)
-            save_checkpoint(out / CHECKPOINT_NAME, average.module, info)
-        _save_state(
-            state_path,
-            identity
-            | {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-                "epoch": epoch + 1,
-                "best_score": best_score,
-            },
-        )
+            save_checkpoint(out / CHECKPOINT_NAME, averaged, _info(evaluation, identity, data, epoch + 1))
+        state = {name: part.state_dict() for name, part in parts.items()}
+        _save_state(state_path, identity | state | {"epoch": epoch + 1, "best_score": best_score})
         reporter.epoch(EpochReport(epoch + 1, recipe.epochs, float(np.mean(losses)), evaluation.metrics, best))
     return out / CHECKPOINT_NAME
+
+
+def _step(
+    network: EmtNet,
+    optimiser: torch.optim.Optimizer,
+    loss_function: MultitaskLoss,
+    batch: tuple[Tensor, Tensor, Tensor],
+) -> float:
+    """One gradient step; returns the loss."""
+    device = next(network.parameters()).device
+    image, mask, label = (tensor.to(device) for tensor in batch)
+    with torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device)):
+        mask_logits, malignancy = network(image.contiguous(memory_format=torch.channels_last))
+    loss = loss_function(mask_logits, malignancy, mask, label)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimiser.step()
+    return loss.item()
 
 
 def _require_separate(data: Dataset, selection: Dataset) -> None:
@@ -235,7 +235,7 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
 def _warm_cosine(total: int) -> Callable[[int], float]:
     warm = max(1, round(0.05 * total))
     return lambda step: (
-        (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+        (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
     )
 
 

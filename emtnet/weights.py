@@ -87,10 +87,15 @@ def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
         raise DataError(f"{path}: not a safetensors checkpoint ({error})") from error
     if _KEY not in metadata:
         raise DataError(f"{path}: no edgekit metadata; it was not written by edgekit train")
-    raw = json.loads(metadata[_KEY])
+    return _info(path, metadata[_KEY]), tensors
+
+
+def _info(path: Path, text: str) -> CheckpointInfo:
     names = {field.name for field in fields(CheckpointInfo)}
-    if raw.keys() != names or raw["schema"] != SCHEMA or raw["network"] != NETWORK:
-        raise DataError(f"{path}: metadata of another network or edgekit; expected {NETWORK} schema {SCHEMA}")
-    for name in ("trained_on", "tuned_on", "data"):
-        raw[name] = tuple(raw[name])
-    return CheckpointInfo(**raw), tensors
+    try:
+        raw = json.loads(text)
+        if raw.keys() != names or raw["schema"] != SCHEMA or raw["network"] != NETWORK:
+            raise DataError(f"{path}: metadata of another network or edgekit; expected {NETWORK} schema {SCHEMA}")
+        return CheckpointInfo(**raw | {name: tuple(raw[name]) for name in ("trained_on", "tuned_on", "data")})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: its metadata cannot be read ({error}); take another checkpoint") from error

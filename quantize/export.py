@@ -9,8 +9,11 @@ from typing import Final
 
 import onnx
 
+from calibration.dataset import LABELS
 from calibration.subset import CalibrationFrames
 from edge.bundle import (
+    OUTPUT_KINDS,
+    RESIZE,
     SCHEMA,
     Artifact,
     Bundle,
@@ -29,6 +32,7 @@ from edge.errors import ConversionError, MissingDependencyError
 from edge.preprocess import preprocess
 from emtnet.network import INPUT_SIZE, MASK_STRIDE, ExportedEmtNet
 from emtnet.weights import CheckpointInfo, load_checkpoint
+from quantize.head_bias import match_score_means
 from quantize.onnx_graph import INPUT_NAME, OUTPUT_NAMES, export_torch
 from quantize.openvino_ir import write_ir
 from quantize.ptq import WeightRange, quantise
@@ -67,16 +71,17 @@ def export_checkpoint(
         models = {"fp32": export_torch(ExportedEmtNet(network), _SIZE, images[:_CHECKED_FRAMES])}
         if int8:
             stage(f"quantising on {len(images)} {calibration.source} frames")
-            models["int8"] = complete(quantise(models["fp32"], images, weight_range=weight_range))
+            qdq = complete(quantise(models["fp32"], images, weight_range=weight_range))
+            models["int8"] = match_score_means(qdq, models["fp32"], images)
         models = {precision: model for precision, model in models.items() if precision in precisions}
         artifacts, missing = _write_artifacts(folder, models, engines, stage)
         manifest = Manifest(
             schema=SCHEMA,
             network=info.network,
             checkpoint_sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-            input=InputSpec(INPUT_NAME, INPUT_SIZE, INPUT_SIZE, offset=128.0, scale=128.0, resize="stretch"),
+            input=InputSpec(INPUT_NAME, INPUT_SIZE, INPUT_SIZE, offset=128.0, scale=128.0, resize=RESIZE),
             outputs=_outputs(),
-            labels=("benign", "malignant"),
+            labels=LABELS,
             operating_point=OperatingPoint(info.threshold, _chosen_on(info)),
             weight_range=weight_range,
             artifacts=artifacts,
@@ -137,8 +142,8 @@ _WRITERS: Final[dict[str, Callable[[onnx.ModelProto, Path], Iterable[Path]]]] = 
 
 def _outputs() -> tuple[OutputSpec, ...]:
     side = INPUT_SIZE // MASK_STRIDE
-    kinds = (("mask_logits", (1, 1, side, side)), ("malignancy_logit", (1, 1)))
-    return tuple(OutputSpec(name, kind, shape) for name, (kind, shape) in zip(OUTPUT_NAMES, kinds, strict=True))
+    shapes = {"mask": (1, 1, side, side), "malignancy": (1, 1)}
+    return tuple(OutputSpec(name, OUTPUT_KINDS[name], shapes[name]) for name in OUTPUT_NAMES)
 
 
 def _calibration(frames: CalibrationFrames) -> Calibration:

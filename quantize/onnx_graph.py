@@ -66,8 +66,11 @@ class OnnxGraph:
 
 
 def read_graph(model: onnx.ModelProto) -> OnnxGraph:
-    """Read a model whose shapes are all static. Raises ConversionError for dynamic shapes and subgraphs."""
-    inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    """Read a model whose shapes are all static. Raises ConversionError for dynamic or wrong shapes and subgraphs."""
+    try:
+        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError as error:
+        raise ConversionError(f"ONNX cannot infer the graph's shapes: {error}") from error
     graph = inferred.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[Node] = []

@@ -12,9 +12,13 @@ def write_ir(model: Path, xml: Path) -> tuple[Path, Path]:
     Raises ConversionError when OpenVINO refuses the graph.
     """
     openvino = import_openvino()
+    weights = xml.with_suffix(".bin")
     try:
         converted = openvino.convert_model(model)
         openvino.save_model(converted, xml, compress_to_fp16=False)
+        openvino.Core().read_model(xml)  # a full disk can truncate the weights without an exception
     except RuntimeError as error:
+        xml.unlink(missing_ok=True)
+        weights.unlink(missing_ok=True)
         raise ConversionError(f"OpenVINO refused {model.name}: {str(error).splitlines()[0]}") from error
-    return xml, xml.with_suffix(".bin")
+    return xml, weights

@@ -1,27 +1,30 @@
 """Make a QDQ graph complete, so that every engine sees the same quantisers.
 
 NNCF places quantisers where OpenVINO wants them. TFLite cannot requantise inside an interpolation, a pooling or a
-concatenation, and OpenVINO 2026.4 was seen to compute concatenations without a quantiser wrongly. Three rules follow:
+concatenation, and OpenVINO 2026.4 was seen to be wrong by up to 0.9 of the output range behind a concatenation of int8 with
+a zero point other than 0, and right with the same grid in uint8. Three rules follow:
 
 - the input's quantiser is exactly the pixel: scale 1/128, so that (p − 128) / 128 is not rounded;
-- tensors tied by a value-preserving operator (Resize, MaxPool, Concat, reshapes) share one quantiser;
-- a Concat of quantised tensors has a quantiser behind it.
+- tensors tied by a range-preserving operator (Resize, pooling, Concat, reshapes) share one quantiser, in uint8;
+- a Concat of quantised tensors has a quantiser behind it, as has every operator that only moves quantised values.
 
-A tensor that is quantised for one reader is quantised for all (`_require_single_view`): an INT8 engine has only the one.
+A tensor that is quantised for one reader is quantised for all (`require_single_view`): an INT8 engine has only the one.
 """
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge.errors import ConversionError
 
 INPUT_SCALE: Final = 1.0 / 128.0
-_CONTAINED: Final = frozenset({"Resize", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+_MOVES: Final = frozenset({"Concat", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+_CONTAINED: Final = _MOVES | {"Resize", "AveragePool"}  # no value beyond those of the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ def complete(model: onnx.ModelProto) -> onnx.ModelProto:
     result.graph.ClearField("value_info")  # types change where quantisers do
     editor = _Editor(result.graph)
     editor.pin_input()
-    editor.quantise_concats()
+    editor.quantise_moves()
     editor.share_quantisers()
     editor.require_single_view()
+    editor.drop_unused_constants()
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -69,26 +73,24 @@ class _Editor:
             if self._scalar(before.input[1]) == 128.0:
                 self._set(quantiser, np.float32(INPUT_SCALE), np.int8(0))
 
-    def quantise_concats(self) -> None:
-        """Put a quantiser behind every Concat of quantised tensors that has none."""
-        producers, consumers = self._producers(), self._consumers()
-        for node in [node for node in self.graph.node if node.op_type == "Concat"]:
-            sources = [producers.get(name) for name in node.input]
-            quantised = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
+    def quantise_moves(self) -> None:
+        """Put a quantiser behind every operator that moves quantised values, is read and has none."""
+        for node in [node for node in self.graph.node if node.op_type in _MOVES]:
+            producers, consumers = self._producers(), self._consumers()  # a pair may just have gone in front
+            sources = [self._quantiser_before(name, producers) for name in self._data_inputs(node)]
             readers = consumers.get(node.output[0], [])
-            if not quantised or any(reader.op_type == "QuantizeLinear" for reader in readers):
+            if sources[0] is None or None in sources or not readers:
                 continue
-            first = sources[0]
-            assert first is not None
-            self._insert_pair(node, like=first, readers=readers)
+            if not any(reader.op_type == "QuantizeLinear" for reader in readers):
+                self._insert_pair(node, like=sources[0], readers=readers)
 
     def share_quantisers(self) -> None:
-        """Give tensors tied by value-preserving operators one quantiser that spans them all."""
+        """Give tensors tied by range-preserving operators one quantiser that spans them all."""
         producers, consumers = self._producers(), self._consumers()
         groups = _Groups()
         derived: set[str] = set()
         for node in self.graph.node:
-            if node.op_type not in _CONTAINED and node.op_type != "Concat":
+            if node.op_type not in _CONTAINED:
                 continue
             sources = [self._quantiser_before(name, producers) for name in self._data_inputs(node)]
             after = [reader for reader in consumers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
@@ -98,21 +100,13 @@ class _Editor:
             derived.update(quantiser.name for quantiser in after)
         by_name = {quantiser.name: quantiser for quantiser in self._activation_quantisers()}
         for members in groups.sets():
-            spans = [self._span(by_name[name]) for name in members if name not in derived]
-            if not spans:
+            grids = {self._parameters(by_name[name]) for name in members if name not in derived}
+            if not grids:
                 continue
-            union = spans[0]
-            for span in spans[1:]:
-                union = union | span
-            only = [name for name in members if name not in derived]
-            if len({self._parameters(by_name[name]) for name in only}) == 1:
-                scale, zero_point = self._parameters(by_name[only[0]])
-                dtype = self._zero_point(by_name[only[0]]).dtype
-                chosen: tuple[Any, Any] = (np.float32(scale), dtype.type(zero_point))
-            else:
-                chosen = _quantiser_of(union)
+            union = functools.reduce(operator.or_, (_span(*grid) for grid in grids))
+            scale, zero_point = grids.pop() if len(grids) == 1 else _parameters_of(union)
             for name in members:
-                self._set(by_name[name], *chosen)
+                self._set(by_name[name], np.float32(scale), np.uint8(zero_point))
 
     def require_single_view(self) -> None:
         """Readers of the unquantised side of a quantised tensor read the quantised side instead."""
@@ -130,6 +124,14 @@ class _Editor:
                 for index, name in enumerate(reader.input):
                     if name == tensor:
                         reader.input[index] = pair[0].output[0]
+
+    def drop_unused_constants(self) -> None:
+        """Remove scales and zero points that shared quantisers replaced."""
+        used = {name for node in self.graph.node for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
 
     def _insert_pair(self, node: onnx.NodeProto, *, like: onnx.NodeProto, readers: list[onnx.NodeProto]) -> None:
         tensor = node.output[0]
@@ -177,19 +179,12 @@ class _Editor:
     def _data_inputs(self, node: onnx.NodeProto) -> list[str]:
         return list(node.input) if node.op_type == "Concat" else [node.input[0]]
 
-    def _span(self, quantiser: onnx.NodeProto) -> Range:
-        scale, zero_point = self._parameters(quantiser)
-        info = np.iinfo(self._zero_point(quantiser).dtype)
-        return Range(scale * (info.min - zero_point), scale * (info.max - zero_point))
-
     def _parameters(self, quantiser: onnx.NodeProto) -> tuple[float, int]:
-        scale = numpy_helper.to_array(self.constants[quantiser.input[1]])
+        """Scale, and zero point in uint8."""
+        scale, zero_point = (np.asarray(numpy_helper.to_array(self.constants[name])) for name in quantiser.input[1:3])
         if scale.size != 1:
             raise ConversionError(f"{quantiser.name}: activations have one scale per channel; quantise them per tensor")
-        return float(scale.reshape(-1)[0]), int(self._zero_point(quantiser).reshape(-1)[0])
-
-    def _zero_point(self, quantiser: onnx.NodeProto) -> NDArray[Any]:
-        return np.asarray(numpy_helper.to_array(self.constants[quantiser.input[2]]))
+        return float(scale.item()), int(zero_point.item()) - int(np.iinfo(zero_point.dtype).min)
 
     def _scalar(self, name: str) -> float | None:
         tensor = self.constants.get(name)
@@ -231,8 +226,12 @@ class _Groups:
         return name
 
 
-def _quantiser_of(span: Range) -> tuple[np.float32, np.int8]:
-    """The INT8 quantiser of an interval that holds 0, with 0 exactly on its grid."""
+def _span(scale: float, zero_point: int) -> Range:
+    return Range(scale * (0 - zero_point), scale * (255 - zero_point))
+
+
+def _parameters_of(span: Range) -> tuple[float, int]:
+    """Scale and uint8 zero point of an interval that holds 0, with 0 exactly on the grid."""
     low, high = min(span.low, 0.0), max(span.high, 0.0)
-    scale = np.float32((high - low) / 255.0)
-    return scale, np.int8(np.clip(round(-128.0 - low / float(scale)), -128, 127))
+    scale = (high - low) / 255.0
+    return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -64,5 +64,5 @@ def engine_errors(engine: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, IndexError) as error:
-        message = str(error).strip().splitlines()
-        raise EngineError(f"{engine}: {message[-1] if message else type(error).__name__}") from error
+        lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line))]
+        raise EngineError(f"{engine}: {lines[-1] if lines else type(error).__name__}") from error

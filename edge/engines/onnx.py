@@ -1,13 +1,13 @@
 """ONNX Runtime: runs the FP32 and QDQ graphs that the other artifacts come from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.engines import engine_errors
 from edge.errors import EngineError, require
 from edge.frame import GreyImage
 
@@ -21,7 +21,7 @@ class OnnxEngine:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
-        with engine_errors("onnx"):
+        with _onnx_errors():
             results = self._session.run(self._outputs, {self._input: image[None, None]})
         return dict(zip(self._outputs, results, strict=True))
 
@@ -44,11 +44,18 @@ def _open(path: Path, *, threads: int | None, optimise: bool) -> OnnxEngine:
     runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
+    with _onnx_errors():
         return OnnxEngine(runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+
+
+@contextmanager
+def _onnx_errors() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # onnxruntime raises its own classes, not derived from RuntimeError
-        raise EngineError(f"onnx: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"onnx: {(str(error) or type(error).__name__).splitlines()[0]}") from error

@@ -18,12 +18,13 @@ def drift(
     max_auc_loss: Annotated[float, typer.Option(min=0, help="Largest loss of AUC.")] = 0.005,
     max_flips: Annotated[float, typer.Option(min=0, help="Largest share of malignant cases that turn benign.")] = 0.01,
     allow_overlap: AllowOverlap = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's manifest.")] = False,
     json: Json = None,
 ) -> None:
     """Check every artifact against the FP32 ONNX on the same frames. Exits with 3 when a limit is exceeded."""
     from calibration.dataset import Dataset, parse_folds
     from calibration.drift import Limits, check_drift, require_unused
-    from edge.bundle import Bundle
+    from edge.bundle import Bundle, record_drift
     from edge.errors import DriftExceeded
     from edgekit.console import describe, notice, progress, write_json
     from edgekit.tables import drift_tables
@@ -36,6 +37,8 @@ def drift(
     limits = Limits(max_dice_loss, max_sensitivity_loss, max_auc_loss, max_flips)
     report = check_drift(opened, dataset, limits=limits, threads=threads, progress=progress("drift"))
     write_json(json, report.to_json() | {"overlapping_frames": used})
+    if record:
+        record_drift(opened, report.summary() | {"overlapping_frames": used})
     drift_tables(report)
     if not report.passed:
         failed = [f"{a.engine} {a.precision}: {', '.join(a.reasons)}" for a in report.artifacts if not a.passed]

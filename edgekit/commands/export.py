@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import Engines, Folds
+from edgekit.commands.options import Engines, Folds, Precision
 
 
 class WeightRangeName(StrEnum):
@@ -29,6 +29,9 @@ def export(
     frames: Annotated[int, typer.Option("--frames", min=8, help="Calibration frames.")] = 300,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of frames.")] = 0,
     engine: Engines = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="Keep only this one in the bundle.", show_default="both")
+    ] = None,
     weight_range: Annotated[
         WeightRangeName,
         typer.Option("--weight-range", help="half keeps INT8 from saturating on x86 without VNNI."),
@@ -46,6 +49,7 @@ def export(
     from emtnet.weights import SHIPPED
     from quantize.export import export_checkpoint
 
+    int8 = int8 or precision is Precision.int8
     with interruptible(f"{out} is as it was"):
         if calibration:
             dataset = Dataset.open(calibration, folds=parse_folds(folds))
@@ -60,6 +64,7 @@ def export(
             calibration=chosen,
             int8=int8,
             engines=[name.value for name in engine or ()],
+            precisions=[precision.value] if precision else ("fp32", "int8"),
             weight_range=weight_range.value,
             stage=lambda text: err.print(f"  {text}", style="dim", markup=False),
         )

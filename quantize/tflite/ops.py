@@ -1,5 +1,6 @@
 """The table from ONNX operator to TFLite lowering; one short function an operator."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -88,9 +89,11 @@ def gemm(node: Node, lowerer: Lowerer) -> None:
 @lowers("Add", "Sub", "Mul")
 def arithmetic(node: Node, lowerer: Lowerer) -> None:
     """ADD, SUB, MUL with broadcasting; constants of rank 4 change layout like activations."""
+    image = len(lowerer.plan.shapes[node.output]) == 4
     for name in node.inputs:
-        if lowerer.is_constant(name) and 1 < len(lowerer.plan.shapes[name]) < len(lowerer.plan.shapes[node.output]):
-            raise lowerer.refuse(node, f"constant {name!r} broadcasts with a rank of its own; give it rank 4")
+        shape = lowerer.plan.shapes[name]
+        if image and len(shape) != 4 and math.prod(shape) > 1:
+            raise lowerer.refuse(node, f"{name!r} broadcasts with a rank of its own; give it rank 4")
         if lowerer.is_constant(name) and lowerer.runs_in_int8(node):
             raise lowerer.refuse(node, f"constant {name!r} has no quantiser")
     options = getattr(schema, f"{node.op}OptionsT")()
@@ -108,7 +111,6 @@ def concat(node: Node, lowerer: Lowerer) -> None:
             raise lowerer.refuse(node, f"input {odd[0]!r} has another scale than the output")
     options = schema.ConcatenationOptionsT()
     options.axis = lowerer.axis(node.output, node.attributes["axis"])
-    options.fusedActivationFunction = _activation(node)
     lowerer.write(node, "CONCATENATION", [lowerer.input(node, i) for i in range(len(node.inputs))], options)
 
 
@@ -197,6 +199,8 @@ def resize(node: Node, lowerer: Lowerer) -> None:
         raise lowerer.refuse(
             node, f"{mode} {rounding} interpolation with {rule} coordinates has no exact form in TFLite"
         )
+    if rule != "align_corners" and (odd := _uneven_scales(node, lowerer)):
+        raise lowerer.refuse(node, f"scale {odd[0]:.6g} is not the ratio of the sizes, which TFLite resizes by")
     if node.attributes.get("antialias", 0):
         raise lowerer.refuse(node, "antialias has no form in TFLite")
     if lowerer.runs_in_int8(node):
@@ -211,12 +215,11 @@ def reshape(node: Node, lowerer: Lowerer) -> None:
     source, target = node.inputs[0], node.output
     if lowerer.runs_in_int8(node):
         _require_same_scale(node, lowerer)
-    shape = lowerer.shape(target)
-    if len(shape) == 4 and len(lowerer.plan.shapes[source]) != 4 and 1 not in (shape[3], shape[1] * shape[2]):
+    before, shape = lowerer.shape(source), lowerer.shape(target)
+    if before != shape and _is_image(shape):
         raise lowerer.refuse(node, f"the reshape to {lowerer.plan.shapes[target]} enters image layout")
     index = lowerer.input(node)
-    before = lowerer.shape(source)
-    if len(before) == 4 and len(shape) != 4 and 1 not in (before[3], before[1] * before[2]):
+    if before != shape and _is_image(before):
         turned = lowerer.add_temporary(f"{target}_nchw", lowerer.plan.shapes[source], index)
         order = lowerer.add_constant(f"{target}_order", np.array(TO_NCHW, np.int32))
         lowerer.emit("TRANSPOSE", [index, order], turned, schema.TransposeOptionsT())
@@ -225,6 +228,21 @@ def reshape(node: Node, lowerer: Lowerer) -> None:
     options.newShape = list(shape)
     size = lowerer.add_constant(f"{target}_shape", np.array(shape, np.int32))
     lowerer.write(node, "RESHAPE", [index, size], options)
+
+
+def _uneven_scales(node: Node, lowerer: Lowerer) -> list[float]:
+    """Scales of a Resize that do not lead to a whole size; ONNX samples by them, not by the ratio of the sizes."""
+    given = node.inputs[2] if len(node.inputs) > 2 else ""
+    if not given:
+        return []
+    before, after = lowerer.plan.shapes[node.inputs[0]], lowerer.plan.shapes[node.output]
+    scales = zip(node.attributes.get("axes", range(4)), lowerer.constant(node, 2).tolist(), strict=False)
+    return [scale for axis, scale in scales if not math.isclose(before[axis] * scale, after[axis], rel_tol=1e-6)]
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    """True when NHWC and NCHW put this shape's values in different orders."""
+    return len(shape) == 4 and 1 not in (shape[3], shape[1] * shape[2])
 
 
 def _padded(
@@ -278,7 +296,10 @@ def _weights(node: Node, lowerer: Lowerer, order: tuple[int, ...], axis: int) ->
     kernel = lowerer.constant(node, 1).astype(np.float32).transpose(order)
     channels = kernel.shape[axis]
     has_bias = len(node.inputs) > 2 and node.inputs[2]
-    bias = lowerer.constant(node, 2).astype(np.float32).reshape(-1) if has_bias else np.zeros(channels, np.float32)
+    given = lowerer.constant(node, 2).astype(np.float32).reshape(-1) if has_bias else np.zeros(1, np.float32)
+    if given.size not in (1, channels):
+        raise lowerer.refuse(node, f"a bias of {given.size} values for {channels} channels")
+    bias = np.broadcast_to(given, (channels,))
     if not lowerer.runs_in_int8(node):
         return (
             lowerer.add_constant(f"{name}_{node.name}", np.ascontiguousarray(kernel)),
@@ -289,6 +310,10 @@ def _weights(node: Node, lowerer: Lowerer, order: tuple[int, ...], axis: int) ->
         raise lowerer.refuse(node, f"weights {name!r} are float between INT8 activations")
     if np.any(weight.quantiser.zero_point != 0):
         raise lowerer.refuse(node, "weights have a zero point; TFLite wants symmetric ones")
+    if weight.quantiser.scale.ndim and weight.quantiser.axis % len(order) != order[axis]:
+        raise lowerer.refuse(
+            node, f"weights have a scale along axis {weight.quantiser.axis}, not one an output channel"
+        )
     scale = np.broadcast_to(weight.quantiser.scale, (channels,)).astype(np.float32)
     integers = np.ascontiguousarray(weight.integers.transpose(order))
     bias_scale = lowerer.plan.quantised[node.inputs[0]].scale * scale

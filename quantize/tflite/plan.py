@@ -5,7 +5,7 @@ is a graph of arithmetic, plus `Quantize` where a tensor is read both as float a
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from quantize.onnx_graph import Array, Node, OnnxGraph, scalar
 from quantize.tflite.graph import Quantiser
 
 QUANTIZE: Final = "Quantize"
-_FUSES_INTO: Final = frozenset(
-    {"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool", "Concat"}
-)
+# CONCATENATION has the option too, and the runtime refuses every value but NONE.
+_FUSES_INTO: Final = frozenset({"Conv", "Gemm", "Add", "Sub", "Mul", "MaxPool", "AveragePool"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +73,7 @@ def _absorb_weights(plan: Plan) -> None:
     for node in plan.nodes:
         if node.op == "DequantizeLinear" and node.inputs[0] in plan.constants:
             integers = plan.constants[node.inputs[0]]
-            quantiser = _quantiser(node, plan)
+            quantiser = _quantiser(node, plan, integers.dtype)
             if integers.dtype == np.uint8:
                 integers = (integers.astype(np.int16) - 128).astype(np.int8)
             plan.weights[node.output] = QuantisedConstant(integers, quantiser)
@@ -95,7 +94,11 @@ def _absorb_pairs(plan: Plan) -> None:
     for node in plan.nodes:
         node.inputs = [renamed.get(name, name) for name in node.inputs]
         if node.op == "QuantizeLinear":
-            quantiser = _quantiser(node, plan)
+            quantiser = _quantiser(node, plan, np.dtype(np.uint8))
+            if quantiser.scale.ndim:
+                raise ConversionError(
+                    f"node {node.name!r} ({node.op}) has a scale per channel; TFLite wants one per tensor"
+                )
             source = node.inputs[0]
             known = plan.quantised.get(source)
             float_read = source in plan.outputs or any(
@@ -123,12 +126,11 @@ def _absorb_pairs(plan: Plan) -> None:
     plan.nodes = kept
 
 
-def _quantiser(node: Node, plan: Plan) -> Quantiser:
+def _quantiser(node: Node, plan: Plan, dtype: np.dtype[Any]) -> Quantiser:
+    """The quantiser of a Q or DQ node. dtype: of the integers, for a zero point that is left out."""
     scale = np.asarray(plan.constants[node.inputs[1]], np.float32)
-    if len(node.inputs) > 2 and node.inputs[2]:
-        zero_point = plan.constants[node.inputs[2]]
-    else:
-        zero_point = np.zeros(scale.shape, np.uint8)
+    given = node.inputs[2] if len(node.inputs) > 2 else ""
+    zero_point = plan.constants[given] if given else np.zeros(scale.shape, dtype)
     if zero_point.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
         raise ConversionError(
             f"node {node.name!r} ({node.op}) quantises to {zero_point.dtype}; int8 and uint8 are supported"
@@ -200,7 +202,7 @@ def activation_of(node: Node, constants: dict[str, Array]) -> str | None:
         return "RELU"
     if node.op != "Clip":
         return None
-    bounds = [scalar(constants, name) if name else None for name in (*node.inputs[1:3], "", "")[:2]]
-    if bounds[0] != 0.0:
+    low, high = (*node.inputs[1:3], "", "")[:2]
+    if scalar(constants, low) != 0.0:
         return None
-    return {6.0: "RELU6", None: "RELU"}.get(bounds[1])
+    return "RELU" if not high else {6.0: "RELU6"}.get(scalar(constants, high) or 0.0)

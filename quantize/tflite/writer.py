@@ -7,10 +7,11 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from quantize.tflite.graph import Quantiser, Tensor, TfliteGraph
+from quantize.tflite.graph import Array, Quantiser, Tensor, TfliteGraph
 
 _IDENTIFIER: Final = b"TFL3"
 _SCHEMA_VERSION: Final = 3
+_ALIGNMENT: Final = 16
 _TYPES: Final = {
     "float32": schema.TensorType.FLOAT32,
     "int8": schema.TensorType.INT8,
@@ -62,9 +63,17 @@ def serialise(graph: TfliteGraph, *, description: str) -> bytes:
     ]
     model.subgraphs = [subgraph]
     model.signatureDefs = [_signature(graph)]
-    builder = flatbuffers.Builder(sum(len(b.data) for b in model.buffers if b.data is not None) + (1 << 16))
+    builder = _Builder(sum(len(b.data) for b in model.buffers if b.data is not None) + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
+
+
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Puts buffers at multiples of 16 bytes: the schema asks for it (force_align), its Python classes do not do it."""
+
+    def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802
+        self.Prep(_ALIGNMENT, x.nbytes)
+        return int(super().CreateNumpyVector(x))
 
 
 def _operator_code(code: str) -> Any:

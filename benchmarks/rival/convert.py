@@ -1,6 +1,6 @@
 """The general converter as a yardstick: litert-torch and ai-edge-quantizer turn the same `EmtNet` into TFLite.
 
-    python benchmarks/rival_litert_torch.py --checkpoint FILE.safetensors|none --calibration FRAMES.npz --out DIR
+    python benchmarks/rival/convert.py --checkpoint FILE.safetensors|none --calibration FRAMES.npz --out DIR
 
 writes DIR/rival_fp32.tflite and DIR/rival_int8.tflite the way a competent user of those tools would: channels-last
 input and mask, the quantizer's default static recipe (`static_wi8_ai8`: INT8 activations, input and outputs, INT8
@@ -14,7 +14,7 @@ CPU build of torch (another one brings gigabytes of CUDA):
     python3 -m venv ../rival
     ../rival/bin/pip install torch==2.13.0
     ../rival/bin/pip install torch==2.13.0 litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0
-    ../rival/bin/python benchmarks/rival_litert_torch.py …
+    ../rival/bin/python benchmarks/rival/convert.py …
 
 "none" is an untrained network with `torch.manual_seed(0)`: good for a smoke test, not for timing. Without trained
 batch-norm statistics its activations fade to 1e-8, and XNNPACK refuses operators between such scales, so that parts of
@@ -32,7 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 MAX_FRAMES: Final = 100
 MISSING: Final = f"error: {{}}; this script runs in an environment of its own, see the top of {__file__}"
 PACKAGES: Final = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert")
@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))  # run as a script in an environment that has no e
 try:
     import numpy as np
     import torch
-    from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
+    from ai_edge_litert import schema_py_generated as schema
     from numpy.typing import NDArray
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -106,7 +106,7 @@ def read_network(checkpoint: str) -> EmtNet:
 
 def convert(network: EmtNet, target: Path) -> None:
     try:
-        import litert_torch  # type: ignore[import-not-found]
+        import litert_torch
     except ImportError as error:
         sys.exit(MISSING.format(error))
     channels_last = litert_torch.to_channel_last_io(network, args=[0], outputs=[0])  # the mask; malignancy is a vector
@@ -116,7 +116,7 @@ def convert(network: EmtNet, target: Path) -> None:
 
 def quantize(source: Path, images: NDArray[np.float32], target: Path) -> None:
     try:
-        from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-not-found]
+        from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
         sys.exit(MISSING.format(error))
     tool = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())

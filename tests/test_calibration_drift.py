@@ -1,0 +1,150 @@
+"""Drift, the arithmetic: flips, limits, agreement of two networks, frames that may not be used."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from calibration.dataset import Dataset, Label
+from calibration.drift import Agreement, AgreementLimits, Limits, agree, count_flips, exceeded, require_unused
+from calibration.metrics import CaseResult
+from edge.errors import DataError
+
+NO_FLIPS = {"malignant_to_benign": 0, "benign_to_malignant": 0}
+
+
+def results(*probabilities: float, label: Label = "malignant") -> list[CaseResult]:
+    return [CaseResult("x.png", label, probability, None, None, 0.0) for probability in probabilities]
+
+
+def test_flips_are_losses_of_a_right_call_by_true_class() -> None:
+    """A probability at the threshold is a call of malignant; corrected mistakes and normals are no flips."""
+    reference = results(0.9, 0.5, 0.2, 0.9) + results(0.1, 0.4, 0.7, label="benign") + results(0.1, label="normal")
+    target = results(0.4, 0.49, 0.9, 0.5) + results(0.5, 0.49, 0.1, label="benign") + results(0.9, label="normal")
+    assert count_flips(reference, target, threshold=0.5) == {"malignant_to_benign": 2, "benign_to_malignant": 1}
+
+
+def test_the_same_answers_flip_nothing() -> None:
+    same = results(0.1, 0.5, 0.9) + results(0.1, 0.5, 0.9, label="benign")
+    assert count_flips(same, same, threshold=0.5) == NO_FLIPS
+
+
+def test_flips_of_unequal_lists_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        count_flips(results(0.9, 0.9), results(0.9), threshold=0.5)
+
+
+def test_losses_right_at_their_limits_pass() -> None:
+    delta = {"dice_mean": 0.795 - 0.8, "sensitivity": 0.93 - 0.94, "auc": 0.9 - 0.905}
+    assert exceeded(delta, NO_FLIPS | {"malignant_to_benign": 1}, malignant=100, limits=Limits()) == []
+
+
+@pytest.mark.parametrize(("key", "name"), [("dice_mean", "Dice"), ("sensitivity", "sensitivity"), ("auc", "AUC")])
+def test_a_loss_beyond_its_limit_is_named_alone(key: str, name: str) -> None:
+    delta = {"dice_mean": 0.0, "sensitivity": 0.0, "auc": 0.0} | {key: -0.0101}
+    reasons = exceeded(delta, NO_FLIPS, malignant=100, limits=Limits())
+    assert len(reasons) == 1
+    assert reasons[0].startswith(f"{name} -0.0101 is beyond −")
+
+
+def test_too_many_flips_are_named_with_their_share() -> None:
+    flips = {"malignant_to_benign": 2, "benign_to_malignant": 50}
+    assert exceeded({}, flips, malignant=100, limits=Limits()) == [
+        "2.0% of malignant cases turned benign, more than 1.0%"
+    ]
+
+
+def test_gains_pass_and_figures_without_a_limit_are_ignored() -> None:
+    delta = {"dice_mean": 0.1, "sensitivity": 0.2, "auc": 0.3, "specificity": -0.5, "accuracy": -0.4}
+    assert exceeded(delta, NO_FLIPS, malignant=0, limits=Limits()) == []
+
+
+@given(st.sampled_from(["dice", "sensitivity", "auc"]), st.integers(0, 100), st.integers(1, 100))
+def test_a_limit_divides_passing_from_failing(name: str, limit: int, beyond: int) -> None:
+    limits = replace(Limits(), **{name: limit / 1000})
+    key = "dice_mean" if name == "dice" else name
+    assert exceeded({key: -limit / 1000}, NO_FLIPS, malignant=10, limits=limits) == []
+    assert len(exceeded({key: -(limit + beyond) / 1000}, NO_FLIPS, malignant=10, limits=limits)) == 1
+
+
+@pytest.mark.parametrize("name", ["dice", "sensitivity", "auc", "malignant_to_benign"])
+@pytest.mark.parametrize("value", [-0.001, float("nan")])
+def test_a_limit_that_is_no_magnitude_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match="magnitudes"):
+        Limits(**{name: value})
+    Limits(**{name: 0.0})
+
+
+def mask(*levels: float) -> NDArray[np.float32]:
+    return np.array([levels], np.float32)
+
+
+def test_agreement_counted_by_hand() -> None:
+    found = agree(
+        [mask(1, 1, 0, 0), mask(0, 0, 0, 0), mask(0.5, 0, 0, 0.9)],
+        [mask(1, 0.4, 0, 0), mask(0, 0.2, 0, 0), mask(0.5, 0, 0, 0.9)],
+        results(0.9, 0.2, 0.5),
+        results(0.8, 0.25, 0.5),
+    )
+    assert found.frames == 3
+    assert found.mask_mean == pytest.approx((0.6 / 4 + 0.2 / 4 + 0.0) / 3)
+    assert found.mask_max == pytest.approx(0.6)
+    assert found.mask_dice_min == pytest.approx(2 / 3)  # two against one pixel
+    assert found.mask_dice_median == pytest.approx(5 / 6)  # the empty pair is left out
+    assert found.malignancy_mean == pytest.approx(0.05)
+    assert found.malignancy_max == pytest.approx(0.1)
+
+
+def test_tiny_masks_do_not_decide() -> None:
+    """One edge pixel of a speck is no disagreement between engines."""
+    speck, other = np.zeros((20, 20), np.float32), np.zeros((20, 20), np.float32)
+    speck[0, :3] = other[0, 1:4] = 1.0
+    assert agree([speck], [other], results(0.5), results(0.5)).mask_dice_min == 1.0
+    speck[:, :], other[:, 10:] = 1.0, 1.0
+    assert agree([speck], [other], results(0.5), results(0.5)).mask_dice_min < 0.7
+
+
+def test_a_network_agrees_with_itself() -> None:
+    masks = [mask(0.2, 0.7), mask(0.5, 0.1)]
+    found = agree(masks, masks, results(0.1, 0.9), results(0.1, 0.9))
+    assert found == Agreement(2, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+    assert found.within(AgreementLimits())
+
+
+@pytest.mark.parametrize(
+    ("name", "worse"),
+    [
+        ("mask_mean", 0.0051),
+        ("mask_dice_min", 0.89),
+        ("mask_dice_p01", 0.969),
+        ("mask_dice_median", 0.994),
+        ("malignancy_p99", 0.031),
+        ("malignancy_max", 0.11),
+    ],
+)
+def test_every_agreement_limit_is_looked_at(name: str, worse: float) -> None:
+    limits = AgreementLimits()
+    at_limits = Agreement(5, 0.005, 1.0, 0.9, 0.97, 0.995, 0.03, 0.03, 0.1)
+    assert at_limits.within(limits)
+    for value in (worse, float("nan")):
+        assert not Agreement(**asdict(at_limits) | {name: value}).within(limits)
+
+
+def test_frames_that_were_used_are_refused_and_counted_by_use(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    first, second, third, _ = dataset.fingerprints()
+    forbidden = {first: "trained on", second: "calibrated on", third: "trained on", "0" * 64: "tuned on"}
+    with pytest.raises(DataError, match=r"3 of 4 frames were used before \(1 calibrated on, 2 trained on\)"):
+        require_unused(dataset, forbidden, allow=False)
+    assert require_unused(dataset, forbidden, allow=True) == 3
+
+
+def test_unused_frames_pass(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    elsewhere = dict.fromkeys(Dataset.open([small_dataset], folds=(2,)).fingerprints(), "trained on")
+    assert require_unused(dataset, elsewhere, allow=False) == 0
+    assert require_unused(dataset, {}, allow=False) == 0

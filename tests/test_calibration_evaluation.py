@@ -1,0 +1,77 @@
+"""Evaluation: a predictor over a data set, case by case, at the frame's own size."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from calibration.dataset import Case, Dataset
+from calibration.evaluation import evaluate
+from edge.frame import GreyImage
+from edge.predictor import Predictor
+
+
+class LeftHalf:
+    """An engine that finds the left half of every frame, with one logit of malignancy."""
+
+    def __init__(self, logit: float) -> None:
+        self.logit = logit
+
+    def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
+        height, width = image.shape
+        mask = np.full((1, 1, height // 2, width // 2), -20.0, np.float32)
+        mask[..., : width // 4] = 20.0
+        return {"mask": mask, "malignancy": np.array([[self.logit]], np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+def left_half(logit: float = 0.0, *, threshold: float = 0.4) -> Predictor:
+    return Predictor(LeftHalf(logit), input_size=(64, 64), threshold=threshold)
+
+
+def test_every_case_is_scored_in_order_against_its_own_mask(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    evaluation = evaluate(left_half(), dataset)
+    assert [result.image for result in evaluation.results] == [case.name for case in dataset]
+    assert [result.label for result in evaluation.results] == [case.label for case in dataset]
+    for case, result in zip(dataset, evaluation.results, strict=True):
+        assert result.probability == pytest.approx(0.5)
+        assert result.lesion_share == pytest.approx(0.5, abs=0.01)
+        truth = case.read().mask
+        assert truth is not None
+        if case.label == "normal":
+            assert (result.dice, result.iou) == (None, None)
+        else:
+            half = np.zeros_like(truth)
+            half[:, : truth.shape[1] // 2] = True
+            both = (truth & half).sum()
+            assert result.dice == pytest.approx(2 * both / (truth.sum() + half.sum()), abs=0.02)
+            assert result.iou == pytest.approx(both / (truth | half).sum(), abs=0.02)
+
+
+def test_calls_are_made_at_the_predictors_threshold(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    assert evaluate(left_half(threshold=0.4), dataset).metrics.sensitivity == 1.0
+    assert evaluate(left_half(threshold=0.6), dataset).metrics.sensitivity == 0.0
+    assert evaluate(left_half(threshold=0.6), dataset).metrics.threshold == 0.6
+
+
+def test_a_lesion_without_a_mask_has_no_overlap_but_a_probability(small_dataset: Path) -> None:
+    case = Case(small_dataset / "images/0.png", "0.png", (), "benign")
+    evaluation = evaluate(left_half(logit=100.0), Dataset((case,)))
+    assert (evaluation.results[0].dice, evaluation.results[0].probability) == (None, 1.0)
+    assert evaluation.metrics.dice_mean is None
+
+
+def test_the_report_holds_the_figures_and_every_case(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(3,))
+    evaluation = evaluate(left_half(), dataset)
+    report = evaluation.to_json()
+    cases = report.pop("cases")
+    assert report == evaluation.metrics.to_json()
+    assert [case["image"] for case in cases] == [case.name for case in dataset]
+    assert set(cases[0]) == {"image", "label", "probability", "dice", "iou", "lesion_share"}

@@ -1,0 +1,434 @@
+"""The bundle: written whole or not at all, read strictly, every file checked before it runs."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.bundle import (
+    MANIFEST,
+    SCHEMA,
+    Artifact,
+    Bundle,
+    Calibration,
+    InputSpec,
+    Manifest,
+    Missing,
+    OperatingPoint,
+    OutputSpec,
+    Training,
+    describe_file,
+    new_bundle,
+    record_drift,
+    write_manifest,
+)
+from edge.errors import BundleError, EdgekitError, IntegrityError, SinkError
+
+FILES = {
+    "int8.xml": b"<net/>",
+    "int8.bin": bytes(range(256)),
+    "fp32.xml": b"<net fp32/>",
+    "deep/int8.tflite": b"TFL3 int8",
+    "fp32.tflite": b"TFL3 fp32",
+    "int8.onnx": b"onnx int8",
+}
+ARTIFACTS = {  # worst first: nothing may depend on the order in the manifest
+    ("onnx", "int8"): ("int8.onnx",),
+    ("litert", "fp32"): ("fp32.tflite",),
+    ("litert", "int8"): ("deep/int8.tflite",),
+    ("openvino", "fp32"): ("fp32.xml",),
+    ("openvino", "int8"): ("int8.xml", "int8.bin"),
+}
+PACKAGES = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """Describe the files of FILES, written to `folder`, by a manifest without empty fields."""
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return Manifest(
+        schema=SCHEMA,
+        network="EMT-Net",
+        checkpoint_sha256="c0ffee",
+        input=InputSpec("image", 256, 256, 128.0, 128.0, "stretch"),
+        outputs=(
+            OutputSpec("mask", "mask_logits", (1, 1, 256, 256)),
+            OutputSpec("malignancy", "malignancy_logit", (1, 1)),
+        ),
+        labels=("benign", "malignant"),
+        operating_point=OperatingPoint(0.37, "BUS-BRA fold 1 – sensitivity ≥ 0.941"),
+        weight_range="full",
+        artifacts=tuple(
+            Artifact(engine, precision, tuple(describe_file(folder, folder / name) for name in names))
+            for (engine, precision), names in ARTIFACTS.items()
+        ),
+        missing=(Missing("onnx", "fp32", "not asked for"),),
+        drift={"dice_loss": 0.001, "flips": [1, 2]},
+        versions={"edgekit": "0.1.0"},
+        calibration=Calibration("BUSI", 2, ("aa", "bb"), "ff"),
+        training=Training(("BUS-BRA (CC BY 4.0)",), ("cc",), ("dd",)),
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    with new_bundle(tmp_path / "bundle") as folder:
+        write_manifest(folder, manifest_of(folder))
+    return Bundle.open(tmp_path / "bundle")
+
+
+@pytest.fixture
+def edit(bundle: Bundle) -> Callable[[Callable[[Any], object]], Path]:
+    """Change the manifest's JSON in place."""
+
+    def change(edit: Callable[[Any], object]) -> Path:
+        raw = json.loads((bundle.path / MANIFEST).read_text())
+        edit(raw)
+        (bundle.path / MANIFEST).write_text(json.dumps(raw))
+        return bundle.path
+
+    return change
+
+
+Edit = Callable[[Callable[[Any], object]], Path]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def objects(raw: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all JSON objects that are records of the schema (versions and drift are free)."""
+    if isinstance(raw, dict) and at not in {("versions",), ("drift",)}:
+        yield at
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
+        yield from objects(value, (*at, key))
+
+
+def at(raw: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        raw = raw[key]
+    return raw
+
+
+# Round trip
+
+
+def test_what_was_written_is_what_is_opened(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "a" / "bundle") as folder:
+        manifest = manifest_of(folder)
+        write_manifest(folder, manifest)
+    opened = Bundle.open(str(tmp_path / "a" / "bundle"))
+    assert opened.manifest == manifest
+    assert opened == Bundle.open(tmp_path / "a" / "bundle")
+    assert {name: content for name, content in tree(opened.path).items() if name != MANIFEST} == FILES
+
+
+def test_manifests_that_differ_are_not_equal(bundle: Bundle, edit: Edit) -> None:
+    before = bundle.manifest
+    edit(lambda raw: raw["operating_point"].update(threshold=0.38))
+    assert Bundle.open(bundle.path).manifest != before
+
+
+def test_an_fp32_bundle_has_no_calibration(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "bundle") as folder:
+        write_manifest(folder, replace(manifest_of(folder), calibration=None, drift=None))
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert manifest.calibration is None
+    assert not manifest.phantom_calibrated
+    assert "aa" not in manifest.forbidden_frames()
+
+
+def test_sizes_are_those_of_the_files(bundle: Bundle) -> None:
+    assert {(a.engine, a.precision): a.size_bytes for a in bundle.manifest.artifacts} == {
+        key: sum(len(FILES[name]) for name in names) for key, names in ARTIFACTS.items()
+    }
+
+
+def test_phantom_calibration_is_known(bundle: Bundle, edit: Edit) -> None:
+    assert not bundle.manifest.phantom_calibrated
+    assert Bundle.open(edit(lambda raw: raw["calibration"].update(source="phantom"))).manifest.phantom_calibrated
+
+
+def test_forbidden_frames_name_their_gravest_use(bundle: Bundle) -> None:
+    assert bundle.manifest.forbidden_frames() == {
+        "aa": "calibrated on",
+        "bb": "calibrated on",
+        "cc": "trained on",
+        "dd": "tuned on",
+    }
+    calibration = Calibration("BUSI", 3, ("calibrated", "tuned", "trained"), "ff")
+    training = Training((), ("trained",), ("tuned", "trained"))
+    manifest = replace(bundle.manifest, calibration=calibration, training=training)
+    assert manifest.forbidden_frames() == {name: f"{name} on" for name in ("calibrated", "tuned", "trained")}
+
+
+def test_drift_is_recorded_and_nothing_else_changes(bundle: Bundle) -> None:
+    before = tree(bundle.path)
+    record_drift(bundle, {"frames": 20, "passed": True})
+    assert Bundle.open(bundle.path).manifest == replace(bundle.manifest, drift={"frames": 20, "passed": True})
+    after = tree(bundle.path)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == [MANIFEST]
+
+
+# Which artifact
+
+
+@pytest.mark.parametrize(
+    ("wish", "chosen"),
+    [
+        ({}, ("openvino", "int8")),
+        ({"precision": "fp32"}, ("openvino", "fp32")),
+        ({"engine": "litert"}, ("litert", "int8")),
+        ({"engine": "litert", "precision": "fp32"}, ("litert", "fp32")),
+        ({"engine": "onnx"}, ("onnx", "int8")),
+    ],
+)
+def test_choice_prefers_openvino_and_int8(bundle: Bundle, wish: dict[str, str], chosen: tuple[str, str]) -> None:
+    artifact = bundle.choose(**wish)
+    assert (artifact.engine, artifact.precision) == chosen
+
+
+@pytest.mark.parametrize(
+    ("absent", "engine"),
+    [
+        (("openvino",), "litert"),
+        (("openvino", "litert"), "onnx"),
+        (("litert", "onnx"), "openvino"),
+        (("openvino", "litert", "onnx"), "openvino"),  # none is installed: opening it names the extra
+    ],
+)
+def test_choice_prefers_engines_that_are_installed(
+    bundle: Bundle, absent: tuple[str, ...], engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in absent:
+        monkeypatch.setitem(sys.modules, PACKAGES[name], None)
+    assert bundle.choose().engine == engine
+    assert bundle.choose(engine="openvino").engine == "openvino"  # asked for by name
+
+
+@pytest.mark.parametrize(
+    "wish", [{"engine": "onnx", "precision": "fp32"}, {"engine": "tensorrt"}, {"precision": "int4"}]
+)
+def test_choice_of_what_is_not_there_says_what_is(bundle: Bundle, wish: dict[str, str]) -> None:
+    with pytest.raises(BundleError, match=r"no artifact for engine .* it has .*openvino int8"):
+        bundle.choose(**wish)
+
+
+# Files
+
+
+def test_verified_paths_lead_to_the_files_in_order(bundle: Bundle) -> None:
+    paths = bundle.verified_paths(bundle.choose())
+    assert [path.relative_to(bundle.path).as_posix() for path in paths] == ["int8.xml", "int8.bin"]
+    assert [path.read_bytes() for path in paths] == [FILES["int8.xml"], FILES["int8.bin"]]
+
+
+@pytest.mark.parametrize("position", [0, 100, 255])
+def test_a_flipped_bit_in_any_file_of_an_artifact_is_found(bundle: Bundle, position: int) -> None:
+    content = bytearray(FILES["int8.bin"])
+    content[position] ^= 1
+    (bundle.path / "int8.bin").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"int8\.bin: not the file its manifest describes"):
+        bundle.verified_paths(bundle.choose())
+    assert bundle.verified_paths(bundle.choose(engine="litert"))  # the others still run
+
+
+@pytest.mark.parametrize("content", [b"", FILES["int8.bin"][:-1], FILES["int8.bin"] + b"\0"])
+def test_a_file_of_another_length_is_found(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / "int8.bin").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"int8\.bin: not the file"):
+        bundle.verified_paths(bundle.choose())
+
+
+def test_a_missing_file_is_named(bundle: Bundle) -> None:
+    (bundle.path / "int8.bin").unlink()
+    with pytest.raises(IntegrityError, match=r"int8\.bin: cannot be read .*No such file.*copy the bundle again"):
+        bundle.verified_paths(bundle.choose())
+
+
+# What is refused
+
+
+def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BundleError, match=r"not a bundle .*edgekit export"):
+            Bundle.open(path)
+        with pytest.raises(BundleError, match="not a bundle"):
+            Bundle.open_or_builtin(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"schema: 1"])
+def test_what_is_not_json_is_refused(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json: not valid JSON"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", '"manifest"', "{}"])
+def test_json_that_is_no_manifest_is_refused(bundle: Bundle, content: str) -> None:
+    (bundle.path / MANIFEST).write_text(content)
+    with pytest.raises(BundleError, match=r"not an object|missing in manifest"):
+        Bundle.open(bundle.path)
+
+
+def test_an_unknown_key_is_refused_in_every_record(bundle: Bundle) -> None:
+    text = (bundle.path / MANIFEST).read_text()
+    paths = list(objects(json.loads(text)))
+    assert len(paths) > 15
+    for path in paths:
+        raw = json.loads(text)
+        at(raw, path)["surprise"] = 1
+        (bundle.path / MANIFEST).write_text(json.dumps(raw))
+        with pytest.raises(BundleError, match=r"unknown keys \['surprise'\] in .*newer edgekit"):
+            Bundle.open(bundle.path)
+
+
+def test_a_missing_key_is_refused_in_every_record(bundle: Bundle) -> None:
+    text = (bundle.path / MANIFEST).read_text()
+    for path in objects(json.loads(text)):
+        for key in at(json.loads(text), path):
+            raw = json.loads(text)
+            del at(raw, path)[key]
+            (bundle.path / MANIFEST).write_text(json.dumps(raw))
+            with pytest.raises(BundleError, match=rf"keys \['{key}'\] are missing in "):
+                Bundle.open(bundle.path)
+
+
+def test_a_newer_schema_asks_for_an_upgrade_before_anything_else(edit: Edit) -> None:
+    path = edit(lambda raw: raw.update(schema=SCHEMA + 1, something_new=[]))
+    with pytest.raises(BundleError, match=f"schema {SCHEMA + 1} is newer .*upgrade"):
+        Bundle.open(path)
+
+
+def test_an_older_schema_is_refused(edit: Edit) -> None:
+    path = edit(lambda raw: raw.update(schema=SCHEMA - 1))
+    with pytest.raises(BundleError, match=f"schema {SCHEMA - 1}"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("schema",), "1"),
+        (("schema",), True),
+        (("network",), None),
+        (("input",), []),
+        (("input", "height"), "256"),
+        (("input", "width"), 256.5),
+        (("outputs",), {}),
+        (("outputs", 0), "mask"),
+        (("outputs", 0, "shape"), [1, 1, "256", 256]),
+        (("labels",), "benign"),
+        (("labels",), 2),
+        (("operating_point",), 0.5),
+        (("operating_point", "threshold"), "0.5"),
+        (("operating_point", "threshold"), None),
+        (("operating_point", "threshold"), [0.5]),
+        (("artifacts",), None),
+        (("artifacts", 0, "files"), "int8.onnx"),
+        (("artifacts", 0, "files", 0), "int8.onnx"),
+        (("artifacts", 0, "files", 0, "path"), 3),
+        (("artifacts", 0, "files", 0, "size_bytes"), "9"),
+        (("versions",), ["edgekit"]),
+        (("versions", "edgekit"), 0.1),
+        (("calibration",), "BUSI"),
+        (("calibration", "frames"), "aa"),
+        (("training",), None),
+        (("training", "trained_on"), "cc"),  # a string would forbid its letters, not the frame
+        (("training", "trained_on"), None),
+        (("training", "tuned_on"), [1]),
+    ],
+)
+def test_a_value_of_another_type_is_refused(edit: Edit, place: tuple[Any, ...], value: Any) -> None:
+    path = edit(lambda raw: at(raw, place[:-1]).__setitem__(place[-1], value))
+    with pytest.raises(BundleError, match=r"manifest\.json: "):
+        Bundle.open(path)
+
+
+def test_a_whole_number_does_for_a_fraction(edit: Edit) -> None:
+    path = edit(lambda raw: raw["input"].update(offset=128, scale=128))
+    assert Bundle.open(path).manifest.input.scale == 128.0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_threshold_that_is_no_operating_point_is_refused(edit: Edit, threshold: float) -> None:
+    path = edit(lambda raw: raw["operating_point"].update(threshold=threshold))
+    with pytest.raises(BundleError, match=r"threshold .* outside"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("change", [{"engine": "tensorrt"}, {"precision": "int4"}, {"files": []}])
+def test_an_artifact_it_does_not_know_is_refused(edit: Edit, change: dict[str, Any]) -> None:
+    path = edit(lambda raw: raw["artifacts"][0].update(change))
+    with pytest.raises(BundleError, match="unknown artifact"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("file", ["../other/int8.onnx", "deep/../../int8.onnx", "/etc/passwd", ".."])
+def test_a_file_outside_the_bundle_is_refused(edit: Edit, file: str) -> None:
+    path = edit(lambda raw: raw["artifacts"][0]["files"][0].update(path=file))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(path)
+
+
+# Writing
+
+
+def test_a_new_bundle_replaces_the_old_one_completely(bundle: Bundle) -> None:
+    with new_bundle(bundle.path) as folder:
+        assert not tree(folder)
+        (folder / MANIFEST).write_text("new")
+        assert Bundle.open(bundle.path) == bundle  # until the block ends
+    assert tree(bundle.path) == {MANIFEST: b"new"}
+    assert [item.name for item in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("fault", [EdgekitError("conversion"), ValueError("bug"), KeyboardInterrupt(), SystemExit(1)])
+def test_whatever_goes_wrong_the_old_bundle_stays_and_nothing_is_left(bundle: Bundle, fault: BaseException) -> None:
+    before = tree(bundle.path)
+    with pytest.raises(type(fault)) as caught, new_bundle(bundle.path) as folder:
+        (folder / MANIFEST).write_text("new")
+        raise fault
+    assert caught.value is fault
+    assert tree(bundle.path) == before
+    assert [item.name for item in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def test_a_first_bundle_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_bundle(tmp_path / "bundle") as folder:
+        write_manifest(folder, manifest_of(folder))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_bytes(b"sea")
+    with pytest.raises(BundleError, match="photos: exists and is not a bundle"), new_bundle(photos):
+        pytest.fail("the block must not run")
+    with (
+        pytest.raises(BundleError, match=r"holiday\.jpg: exists and is not a bundle"),
+        new_bundle(photos / "holiday.jpg"),
+    ):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == {"photos/holiday.jpg": b"sea"}
+
+
+def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
+    with new_bundle(tmp_path) as folder:
+        write_manifest(folder, manifest_of(folder))
+    assert Bundle.open(tmp_path).manifest.network == "EMT-Net"
+
+
+def test_a_place_that_cannot_be_written_is_a_sink_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SinkError, match="file/bundle: cannot be written"), new_bundle(tmp_path / "file" / "bundle"):
+        pytest.fail("the block must not run")

@@ -1,0 +1,363 @@
+"""From a checkpoint to a bundle: what is in it, that it agrees with itself, and that it is whole or not there."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_quantize_support import CALIBRATED_ON, fp32_model, int8_model, network, read_tflite
+
+from calibration.subset import CalibrationFrames
+from edge.bundle import Bundle
+from edge.errors import BundleError, CalibrationError, ConversionError, DataError, MissingDependencyError
+from edge.frame import fingerprint
+from edge.phantom import phantom_case
+from edge.predictor import Predictor
+from emtnet.engine import torch_predictor
+from emtnet.weights import CheckpointInfo, load_checkpoint, save_checkpoint
+from quantize import export
+from quantize.export import export_checkpoint
+
+INFO = CheckpointInfo(
+    schema=1,
+    network="emtnet",
+    threshold=0.55,
+    trained_on=("aa", "bb"),
+    tuned_on=("cc",),
+    data=("a data set (its licence)",),
+    recipe={},
+    metrics={},
+    versions={},
+)
+EVERY = [(engine, precision) for precision in ("fp32", "int8") for engine in ("onnx", "openvino", "litert")]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "network.safetensors"
+    save_checkpoint(path, network(), INFO)
+    return path
+
+
+@pytest.fixture(scope="session")
+def calibration() -> CalibrationFrames:
+    made = tuple(phantom_case(seed, size=(128, 160)).pixels for seed in range(CALIBRATED_ON))
+    return CalibrationFrames("phantom", made, tuple(fingerprint(frame) for frame in made))
+
+
+@pytest.fixture(scope="session")
+def stages() -> list[str]:
+    """What the export of `bundle` said."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    checkpoint: Path, calibration: CalibrationFrames, stages: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """Nobody may change it."""
+    out = tmp_path_factory.mktemp("exported") / "bundle"
+    return export_checkpoint(checkpoint, out, calibration=calibration, int8=True, stage=stages.append)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the slow first steps, which the bundle above went through, from the shelf."""
+    monkeypatch.setattr(export, "export_torch", lambda *given: fp32_model())
+    monkeypatch.setattr(export, "quantise", lambda *given, **named: int8_model())
+    monkeypatch.setattr(export, "match_score_means", lambda quantised, *given: quantised)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# What the bundle holds.
+
+
+def test_every_engine_has_both_precisions(bundle: Bundle) -> None:
+    assert [(artifact.engine, artifact.precision) for artifact in bundle.manifest.artifacts] == EVERY
+    assert bundle.manifest.missing == ()
+    suffixes = {"onnx": [".onnx"], "openvino": [".xml", ".bin"], "litert": [".tflite"]}
+    for artifact in bundle.manifest.artifacts:
+        assert [file.path for file in artifact.files] == [artifact.precision + s for s in suffixes[artifact.engine]]
+
+
+def test_the_manifest_describes_the_folder_and_nothing_else_is_in_it(bundle: Bundle) -> None:
+    described = {file.path: file for artifact in bundle.manifest.artifacts for file in artifact.files}
+    found = contents(bundle.path)
+    assert found.keys() == described.keys() | {"manifest.json"}
+    for name, file in described.items():
+        assert file.sha256 == hashlib.sha256(found[name]).hexdigest()
+        assert file.size_bytes == len(found[name])
+    for artifact in bundle.manifest.artifacts:
+        assert [path.name for path in bundle.verified_paths(artifact)] == [file.path for file in artifact.files]
+    assert not [item for item in bundle.path.parent.iterdir() if item != bundle.path]
+
+
+def test_the_manifest_reads_back_as_it_was_written(bundle: Bundle) -> None:
+    again = Bundle.open(bundle.path)
+    assert again.manifest == bundle.manifest
+    text = (bundle.path / "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(asdict(bundle.manifest)))
+
+
+def test_the_manifest_says_where_everything_comes_from(
+    bundle: Bundle, checkpoint: Path, calibration: CalibrationFrames
+) -> None:
+    manifest = bundle.manifest
+    assert manifest.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (manifest.network, manifest.labels, manifest.weight_range) == ("emtnet", ("benign", "malignant"), "full")
+    assert manifest.operating_point.threshold == 0.55
+    assert "1 selection frames" in manifest.operating_point.chosen_on
+    assert (manifest.training.trained_on, manifest.training.tuned_on) == (("aa", "bb"), ("cc",))
+    assert manifest.training.data == ("a data set (its licence)",)
+    assert manifest.drift is None
+    assert manifest.versions.keys() >= {"python", "torch", "onnx", "nncf", "onnxruntime", "openvino", "ai-edge-litert"}
+    assert manifest.versions["torch"].startswith("2.")
+    assert set(calibration.sha256) <= set(manifest.forbidden_frames())
+
+
+def test_the_calibration_frames_are_written_down_with_one_fingerprint(
+    bundle: Bundle, calibration: CalibrationFrames
+) -> None:
+    found = bundle.manifest.calibration
+    assert found is not None
+    assert (found.source, found.count, found.frames) == ("phantom", CALIBRATED_ON, calibration.sha256)
+    assert found.fingerprint == hashlib.sha256("".join(calibration.sha256).encode()).hexdigest()
+    assert bundle.manifest.phantom_calibrated
+
+
+def test_input_and_outputs_are_those_of_the_graphs(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert (manifest.input.name, manifest.input.height, manifest.input.width) == ("image", 224, 224)
+    assert (manifest.input.offset, manifest.input.scale) == (128.0, 128.0)
+    for precision in ("fp32", "int8"):
+        graph = onnx.load(bundle.path / f"{precision}.onnx").graph
+        assert [value.name for value in graph.input] == [manifest.input.name]
+        shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in graph.output}
+        assert shapes == {output.name: output.shape for output in manifest.outputs}
+
+
+def test_int8_artifacts_are_small_and_fp32_ones_are_not_rounded_to_float16(bundle: Bundle) -> None:
+    for artifact in bundle.manifest.artifacts:
+        low, high = (3.0e6, 4.5e6) if artifact.precision == "int8" else (13.5e6, 15.0e6)
+        assert low < artifact.size_bytes < high, (artifact.engine, artifact.precision)
+
+
+def test_no_file_knows_the_machine_it_was_made_on(bundle: Bundle, checkpoint: Path) -> None:
+    traces = [b"/work/", b"/tmp/", b"/opt/", b"/home/", b"/root/", b"site-packages"]
+    traces += [str(folder).encode() for folder in (bundle.path.parent, checkpoint.parent, Path.cwd(), Path.home())]
+    for name, content in contents(bundle.path).items():
+        for trace in traces:
+            assert trace not in content, (name, trace)
+
+
+def test_stages_are_told_in_order(bundle: Bundle, stages: list[str]) -> None:
+    assert bundle.manifest.artifacts
+    first = ["PyTorch → ONNX", f"quantising on {CALIBRATED_ON} phantom frames"]
+    assert stages == [*first, *(f"{engine} {precision}" for engine, precision in EVERY)]
+
+
+# What the artifacts answer.
+
+
+def test_all_six_artifacts_answer_alike(bundle: Bundle, checkpoint: Path) -> None:
+    frames = [phantom_case(seed, size=(200, 260)).pixels for seed in range(40, 46)]
+    reference = torch_predictor(load_checkpoint(checkpoint)[0], threshold=0.5)
+    wanted = [reference.predict(frame) for frame in frames]
+    assert np.std([answer.malignancy for answer in wanted]) > 0.005
+    int8 = {}
+    for engine, precision in EVERY:
+        with Predictor.open(bundle.path, engine=engine, precision=precision, threads=1) as predictor:
+            got = [predictor.predict(frame) for frame in frames]
+        scores = np.array([[one.malignancy, other.malignancy] for one, other in zip(wanted, got, strict=True)])
+        masks = [np.abs(one.mask_logits - other.mask_logits) for one, other in zip(wanted, got, strict=True)]
+        if precision == "fp32":
+            assert np.abs(scores[:, 0] - scores[:, 1]).max() < 1e-4
+            assert np.max(masks) < 2e-3
+        else:
+            assert np.abs(scores[:, 0] - scores[:, 1]).max() < 0.02
+            assert np.mean(masks) < 0.1 * np.std([answer.mask_logits for answer in wanted])
+            int8[engine] = scores[:, 1]
+            assert got[0].mask_level.shape == (200, 260)
+    assert max(np.abs(int8[one] - int8[other]).mean() for one in int8 for other in int8) < 0.005
+
+
+def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.path / "int8.onnx").graph
+    scales = [np.unique(onnx.numpy_helper.to_array(t)) for t in graph.initializer if t.name.endswith("scale")]
+    known = set(np.concatenate(scales).tolist())
+    file = read_tflite((bundle.path / "int8.tflite").read_bytes())
+    int8 = [i for i in range(len(file.graph.tensors)) if file.is_quantised(i) and str(file.dtype(i)) == "int8"]
+    assert len(int8) == 96
+    assert all(set(file.scale(index).tolist()) <= known for index in int8)
+
+
+# Choosing.
+
+
+@pytest.mark.usefixtures("quick")
+def test_named_engines_and_precisions_only(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
+    made = export_checkpoint(
+        checkpoint, tmp_path / "out", calibration=calibration, int8=True, engines=["litert"], precisions=["int8"]
+    )
+    assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [("onnx", "int8"), ("litert", "int8")]
+    assert contents(made.path).keys() == {"int8.onnx", "int8.tflite", "manifest.json"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_int8_there_is_no_calibration(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
+    made = export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=False, engines=["onnx"])
+    assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [("onnx", "fp32")]
+    assert made.manifest.calibration is None
+    assert not made.manifest.phantom_calibrated
+
+
+def test_the_weight_range_reaches_nncf_and_the_manifest(
+    checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    asked = []
+
+    def quantise(model: onnx.ModelProto, frames: object, *, weight_range: str) -> onnx.ModelProto:
+        asked.append(weight_range)
+        return int8_model()
+
+    monkeypatch.setattr(export, "quantise", quantise)
+    out = tmp_path / "out"
+    made = export_checkpoint(checkpoint, out, calibration=calibration, int8=True, engines=["onnx"], weight_range="half")
+    assert asked == [made.manifest.weight_range] == ["half"]
+
+
+def test_what_was_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export.version
+
+    def version(package: str) -> str:
+        if package == "nncf":
+            raise export.PackageNotFoundError(package)
+        return str(real(package))
+
+    monkeypatch.setattr(export, "version", version)
+    assert export.versions()["nncf"] == "not installed"
+    assert export.versions()["torch"] == real("torch")
+
+
+# Failing.
+
+
+def failing_litert(error: Exception) -> Callable[..., object]:
+    def write(model: onnx.ModelProto, source: Path) -> object:
+        raise error
+
+    return write
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("error", [ConversionError("no LSTM here"), MissingDependencyError("ai_edge_litert")], ids=str)
+def test_an_engine_that_nobody_asked_for_may_fail(
+    error: Exception,
+    checkpoint: Path,
+    calibration: CalibrationFrames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(export._WRITERS, "litert", failing_litert(error))
+    made = export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=True)
+    assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [
+        item for item in EVERY if item[0] != "litert"
+    ]
+    missing = [(item.engine, item.precision, item.reason) for item in made.manifest.missing]
+    assert missing == [("litert", precision, str(error)) for precision in ("fp32", "int8")]
+    assert Bundle.open(made.path).manifest.missing == made.manifest.missing
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_engine_asked_for_by_name_must_not_fail(
+    checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(export._WRITERS, "litert", failing_litert(ConversionError("no LSTM here")))
+    with pytest.raises(ConversionError, match="no LSTM here"):
+        export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=True, engines=["litert"])
+    assert not list(tmp_path.iterdir())
+
+
+class Unplugged(Exception):
+    """Nothing that quantize would know."""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Unplugged, ConversionError])
+@pytest.mark.parametrize("moment", ["PyTorch → ONNX", "litert fp32"])
+def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(
+    moment: str, error: type[BaseException], checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export_checkpoint(checkpoint, out, calibration=calibration, int8=False, engines=["onnx"])
+    before = contents(tmp_path)
+
+    def stage(name: str) -> None:
+        if name == moment:
+            raise error
+
+    with pytest.raises(error):
+        export_checkpoint(checkpoint, out, calibration=calibration, int8=True, stage=stage)
+    assert contents(tmp_path) == before
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+    assert len(before) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupted_first_export_leaves_nothing(
+    checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path
+) -> None:
+    def stage(name: str) -> None:
+        if name == "openvino fp32":
+            assert any(item.suffix == ".onnx" for item in tmp_path.rglob("*")), "too early to be a test"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=False, stage=stage)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_new_export_replaces_the_old_bundle(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for engine in ("openvino", "litert"):
+        export_checkpoint(checkpoint, out, calibration=calibration, int8=False, engines=[engine])
+    assert contents(out).keys() == {"fp32.onnx", "fp32.tflite", "manifest.json"}
+
+
+def test_too_few_frames_make_no_bundle(
+    checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "export_torch", lambda *given: fp32_model())
+    few = CalibrationFrames("phantom", calibration.frames[:7], calibration.sha256[:7])
+    with pytest.raises(CalibrationError, match="7 calibration frames"):
+        export_checkpoint(checkpoint, tmp_path / "out", calibration=few, int8=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(
+    checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(BundleError, match="not a bundle"):
+        export_checkpoint(checkpoint, tmp_path, calibration=calibration, int8=False)
+    assert contents(tmp_path) == {"thesis.txt": b"irreplaceable"}
+
+
+def test_a_diverged_checkpoint_makes_no_bundle(calibration: CalibrationFrames, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    diverged = copy.deepcopy(network())
+    torch.nn.init.constant_(diverged.mask_head.weight, float("nan"))
+    save_checkpoint(broken, diverged, INFO)
+    with pytest.raises(DataError, match="NaN"):
+        export_checkpoint(broken, tmp_path / "out", calibration=calibration, int8=False)
+    assert not (tmp_path / "out").exists()
