@@ -18,7 +18,6 @@ from edge.errors import BundleError, DataError
 from edge.predictor import Engine, Predictor
 from edge.preprocess import sigmoid
 
-
 SMALLEST_COMPARED_SHARE: Final = 0.01
 """Masks below this share of the frame are left out of mask Dice: there one edge pixel is several per cent."""
 
@@ -39,7 +38,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class AgreementLimits:
-    """How far engines may differ on one QDQ graph: rounding only. _p01 and _p99 leave out 1 % of the frames, at least one (docs/design-notes.md has what was measured)."""
+    """How far engines may differ on one QDQ graph: rounding only.
+
+    _p01 and _p99 leave out 1 % of the frames, at least one; docs/design-notes.md has what was measured.
+    """
 
     mask_mean: float = 0.005
     mask_dice_min: float = 0.9

@@ -174,7 +174,10 @@ class Bundle:
         return cls.open(BUILTIN if path is None else path)
 
     def choose(self, *, engine: str = "auto", precision: str = "auto") -> Artifact:
-        """The artifact for an engine and precision; auto takes INT8 where there is one, and the first installed engine. Raises BundleError."""
+        """The artifact for an engine and precision; auto: INT8 where there is one, the first installed engine.
+
+        Raises BundleError.
+        """
         candidates = [
             artifact
             for artifact in self.manifest.artifacts

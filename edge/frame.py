@@ -42,14 +42,14 @@ def to_grey(pixels: NDArray[Any], *, name: str = "frame") -> GreyImage:
     return np.ascontiguousarray(pixels)
 
 
-def read_image(path: Path) -> GreyImage:
+def read_image(path: Path | str) -> GreyImage:
     """Read an image file of any depth and channel count as a grey frame (see `to_grey`). Raises DataError."""
-    return to_grey(_decode(path), name=str(path))
+    return to_grey(_decode(Path(path)), name=str(path))
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
+def read_mask(path: Path | str) -> NDArray[np.bool_]:
     """Read a lesion mask: True where any channel of the file is not 0. Raises DataError."""
-    pixels = _decode(path)
+    pixels = _decode(Path(path))
     if pixels.ndim == 3:
         pixels = pixels[:, :, :3].max(axis=2)
     return pixels > 0

@@ -17,8 +17,9 @@ def write_ir(model: Path, xml: Path) -> tuple[Path, Path]:
         converted = openvino.convert_model(model)
         openvino.save_model(converted, xml, compress_to_fp16=False)
         openvino.Core().read_model(xml)  # a full disk can truncate the weights without an exception
-    except RuntimeError as error:
+    except Exception as error:  # openvino raises several classes of its own
         xml.unlink(missing_ok=True)
         weights.unlink(missing_ok=True)
-        raise ConversionError(f"OpenVINO refused {model.name}: {str(error).splitlines()[0]}") from error
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConversionError(f"OpenVINO refused {model.name}: {message[-1]}") from error
     return xml, weights

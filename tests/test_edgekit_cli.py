@@ -268,6 +268,13 @@ def _one_pixel(folder: Path) -> Path:
     return folder / "dot.png"
 
 
+def _frame(folder: Path) -> Path:
+    import cv2
+
+    cv2.imwrite(str(folder / "frame.png"), phantom_case(0).pixels)
+    return folder / "frame.png"
+
+
 def _empty_folder(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
@@ -286,7 +293,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], tuple[object, ...]], str]] = {
     "no bundle": (lambda f: ("bench", _empty_folder(f)), "not a bundle"),
     "bundle over foreign folder": (lambda f: ("export", "-o", _text_file(f).parent), "not a bundle"),
     "bad folds": (lambda f: ("evaluate", BUILTIN, "--data", _empty_folder(f), "--folds", "x"), "--folds"),
-    "no FP32 to compare with": (lambda f: ("drift", BUILTIN, "--data", _one_pixel(f).parent), "no FP32 ONNX"),
+    "no FP32 to compare with": (lambda f: ("drift", BUILTIN, "--data", _frame(f).parent), "no FP32 ONNX"),
     "engine on another device": (
         lambda f: ("bench", BUILTIN, "--engine", "litert", "--device", "gpu"),
         "no artifact to time",
@@ -325,7 +332,7 @@ def _start(*arguments: object, preexec: Callable[[], None] | None = None) -> "su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=preexec,
+        preexec_fn=preexec,  # noqa: PLW1509 (no threads here)
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 from test_quantize_support import (
     CALIBRATED_ON,
-    Array,
+    Constants,
     build,
     copy_of,
     fp32_model,
@@ -70,7 +70,7 @@ def test_the_models_it_is_given_stay_as_they_are() -> None:
 
 def small(head: str, bias: float | None) -> onnx.ModelProto:
     """A uint8 image of four pixels and a head of one value."""
-    constants: dict[str, Array] = {"w": np.full((1, 1, 2, 2), 0.5, np.float32)}
+    constants: Constants = {"w": np.full((1, 1, 2, 2), 0.5, np.float32)}
     last = ["x", "w"]
     nodes = [helper.make_node("Cast", ["image"], ["x"], to=onnx.TensorProto.FLOAT)]
     if head == "Gemm":

@@ -95,7 +95,7 @@ def test_a_graph_is_read_with_shapes_constants_and_attributes() -> None:
         helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2], name="first"),
         helper.make_node("Clip", ["c", "", "high"], ["y"]),
     ]
-    model = build(nodes, {"x": (1, 3, 9, 7)}, ["y"], {"w": kernel, "high": np.float32(6)})
+    model = build(nodes, {"x": (1, 3, 9, 7)}, ["y"], {"w": kernel, "high": np.asarray(6, np.float32)})
     graph = read_graph(model)
     assert [(node.op, node.name) for node in graph.nodes] == [("Conv", "first"), ("Clip", "y")]
     assert graph.nodes[0].attributes["strides"] == [2, 2]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from test_quantize_support import (
-    Array,
+    Constants,
     build,
     copy_of,
     fp32_model,
@@ -313,9 +313,9 @@ def on_the_pixel_grid(model: onnx.ModelProto) -> onnx.ModelProto:
     first = nodes_of(pinned, "QuantizeLinear")[0]
     for tensor in pinned.graph.initializer:
         if tensor.name == first.input[1]:
-            tensor.CopyFrom(numpy_helper.from_array(np.float32(1 / 128), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(1 / 128, np.float32), tensor.name))
         if tensor.name == first.input[2]:
-            tensor.CopyFrom(numpy_helper.from_array(np.int8(0), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(0, np.int8), tensor.name))
     return pinned
 
 
@@ -482,7 +482,7 @@ def test_tied_tensors_with_a_scale_a_channel_are_refused() -> None:
 @pytest.mark.parametrize("offset, divisor, pinned", [(128, 128, True), (127, 128, False), (128, 255, False)])
 def test_only_the_pixel_normalisation_is_pinned(offset: float, divisor: float, pinned: bool) -> None:
     pair, held = qdq("n", 0.0069, 11)
-    constants: dict[str, Array] = {"offset": np.float32(offset), "divisor": np.float32(divisor)}
+    constants: Constants = {"offset": np.float32(offset), "divisor": np.float32(divisor)}
     nodes = [
         helper.make_node("Sub", ["x", "offset"], ["m"]),
         helper.make_node("Div", ["m", "divisor"], ["n"]),

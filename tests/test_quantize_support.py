@@ -30,6 +30,7 @@ from quantize.tflite.lower import to_tflite
 
 Array = NDArray[Any]
 Attributes = dict[str, Any]
+Constants = dict[str, Any]  # arrays and numpy scalars by name
 
 SIZE = (INPUT_SIZE, INPUT_SIZE)
 CALIBRATED_ON = 12
@@ -100,7 +101,7 @@ def build(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Sequence[int]],
     outputs: Sequence[str],
-    constants: Mapping[str, Array] | None = None,
+    constants: Constants | None = None,
     *,
     dtype: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
@@ -118,7 +119,7 @@ def build(
     return model
 
 
-def qdq(name: str, scale: float, zero_point: int = 0) -> tuple[list[onnx.NodeProto], dict[str, Array]]:
+def qdq(name: str, scale: float, zero_point: int = 0) -> tuple[list[onnx.NodeProto], Constants]:
     """A quantiser pair behind tensor `name`; its readable side is `name`_dq."""
     parameters = [f"{name}_scale", f"{name}_zero"]
     nodes = [
@@ -128,7 +129,7 @@ def qdq(name: str, scale: float, zero_point: int = 0) -> tuple[list[onnx.NodePro
     return nodes, {parameters[0]: np.float32(scale), parameters[1]: np.int8(zero_point)}
 
 
-def weight_dq(name: str, values: Array, *, axis: int = 0) -> tuple[onnx.NodeProto, dict[str, Array]]:
+def weight_dq(name: str, values: Array, *, axis: int = 0) -> tuple[onnx.NodeProto, Constants]:
     """INT8 weights, symmetric, one scale a channel along `axis`; the readable side is `name`_dq."""
     others = tuple(index for index in range(values.ndim) if index != axis)
     scale = (np.abs(values).max(axis=others) / 127).astype(np.float32)

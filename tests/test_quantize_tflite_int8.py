@@ -1,6 +1,7 @@
 """INT8 lowerings of hand-written QDQ graphs against the referee: one step of the output's quantiser apart at most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ from onnx import TensorProto, helper
 from test_quantize_support import (
     Array,
     Attributes,
+    Constants,
     FlatFile,
     build,
     initializers,
@@ -37,21 +39,21 @@ def weights(*shape: int) -> Array:
 
 def quantised(
     op: str,
-    inputs: dict[str, Sequence[int]],
-    constants: dict[str, Array] | None = None,
+    inputs: Mapping[str, Sequence[int]],
+    constants: Constants | None = None,
     *,
     grids: Sequence[tuple[float, int]] = (X, X, X),
     after: tuple[float, int] = Y,
     between: Sequence[onnx.NodeProto] = (),
-    more: dict[str, Array] | None = None,
-    **attributes: object,
+    more: Constants | None = None,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """inputs → Q/DQ each → op(*inputs, *constants) → `between` → Q/DQ → + 0.25 → y. INT8 but for the addition.
 
     `between` reads "raw" and writes "out", with the constants of `more`. A constant named w is given INT8 weights.
     """
     nodes: list[onnx.NodeProto] = []
-    held: dict[str, Array] = {"quarter": np.float32(0.25), **(more or {})}
+    held: Constants = {"quarter": np.float32(0.25), **(more or {})}
     for name, (scale, zero_point) in zip(inputs, grids, strict=False):
         pair, parameters = qdq(name, scale, zero_point)
         nodes += pair
@@ -136,7 +138,7 @@ def test_conv(kernel: tuple[int, ...], attributes: Attributes, codes: list[str],
 def test_a_conv_with_its_relu6_saturates_at_six() -> None:
     clip = helper.make_node("Clip", ["raw", "low", "high"], ["out"])
     constants = {"w": weights(5, 6, 3, 3) * 4, "b": values(5)}
-    bounds: dict[str, Array] = {"low": np.float32(0), "high": np.float32(6)}
+    bounds: Constants = {"low": np.float32(0), "high": np.float32(6)}
     model = quantised("Conv", IMAGE, constants, between=[clip], more=bounds, after=(8 / 255, -128))
     file = check(model, "CONV_2D", step=8 / 255)
     out = run_tflite(to_tflite(model), {"x": values(1, 6, 9, 8)})["y"] - 0.25
@@ -200,7 +202,7 @@ def test_pool_on_one_grid(op: str) -> None:
 def test_mean_may_change_its_grid(op: str) -> None:
     after = (0.0217, -40)
     constants = {"axes": np.array([2, 3], np.int64)} if op == "ReduceMean" else {}
-    attributes = {"keepdims": 0} if op == "ReduceMean" else {}
+    attributes: Attributes = {"keepdims": 0} if op == "ReduceMean" else {}
     model = quantised(op, {"x": (1, 32, 6, 6)}, constants, after=after, **attributes)
     check(model, "MEAN", step=after[0])
 
@@ -409,7 +411,7 @@ def pixels(offset: float, divisor: float, scale: float | None, zero_point: int =
         helper.make_node("Sub", ["p", "offset"], ["m"]),
         helper.make_node("Div", ["m", "divisor"], ["n"]),
     ]
-    held: dict[str, Array] = {"offset": np.float32(offset), "divisor": np.float32(divisor), "one": np.float32(1)}
+    held: Constants = {"offset": np.float32(offset), "divisor": np.float32(divisor), "one": np.float32(1)}
     if scale is not None:
         pair, parameters = qdq("n", scale, zero_point)
         nodes += pair

@@ -8,12 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper
-
-from edge.errors import ConversionError
-from quantize.tflite.lower import to_tflite
 from test_quantize_support import (
     Array,
     Attributes,
+    Constants,
     FlatFile,
     build,
     copy_of,
@@ -21,6 +19,9 @@ from test_quantize_support import (
     run_referee,
     run_tflite,
 )
+
+from edge.errors import ConversionError
+from quantize.tflite.lower import to_tflite
 
 RNG = np.random.default_rng(7)
 
@@ -51,9 +52,7 @@ def check(model: onnx.ModelProto, *, atol: float = 1e-5) -> FlatFile:
     return read_tflite(content)
 
 
-def one_op(
-    op: str, shape: tuple[int, ...], constants: dict[str, Array] | None = None, **attributes: Any
-) -> onnx.ModelProto:
+def one_op(op: str, shape: tuple[int, ...], constants: Constants | None = None, **attributes: Any) -> onnx.ModelProto:
     """x → op(x, *constants) → y."""
     constants = constants or {}
     return build(
@@ -114,7 +113,10 @@ def test_conv(name: str, bias: bool) -> None:
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_conv_of_any_geometry(data: st.DataObject) -> None:
-    pair = lambda low, high: [data.draw(st.integers(low, high)) for _ in range(2)]  # noqa: E731
+
+    def pair(low: int, high: int) -> list[int]:
+        return [data.draw(st.integers(low, high)) for _ in range(2)]
+
     size, kernel, strides, dilations = pair(3, 12), pair(1, 4), pair(1, 3), pair(1, 2)
     pads = [data.draw(st.integers(0, 3)) for _ in range(4)]
     depthwise, channels, multiplier = (
@@ -224,7 +226,7 @@ def test_concat_of_vectors() -> None:
     check(build([helper.make_node("Concat", ["a", "b"], ["y"], axis=1)], {"a": (1, 3), "b": (1, 2)}, ["y"]))
 
 
-LIMITS: dict[str, Array] = {"low": np.float32(0), "high": np.float32(6)}
+LIMITS: Constants = {"low": np.float32(0), "high": np.float32(6)}
 ACTIVATIONS: dict[str, tuple[str, list[str], str]] = {
     "Relu": ("Relu", [], "RELU"),
     "Clip(0, 6)": ("Clip", ["low", "high"], "RELU6"),
@@ -241,7 +243,7 @@ def test_activation_alone(name: str) -> None:
     assert file.counts == {code: 1}
 
 
-BEFORE: dict[str, tuple[list[str], dict[str, Array], Attributes]] = {
+BEFORE: dict[str, tuple[list[str], Constants, Attributes]] = {
     "Conv": (["w"], {"w": weights(4, 3, 3, 3) * 3}, {}),
     "Add": (["x"], {}, {}),
     "Mul": (["x"], {}, {}),
@@ -341,7 +343,7 @@ def test_pool(op: str, attributes: Attributes) -> None:
 
 
 def test_average_that_counts_pads_is_refused_and_without_pads_it_is_not() -> None:
-    kernel = {"kernel_shape": [3, 3], "count_include_pad": 1}
+    kernel: Attributes = {"kernel_shape": [3, 3], "count_include_pad": 1}
     assert "count_include_pad" in refusal(one_op("AveragePool", (1, 3, 8, 8), pads=[1, 1, 1, 1], **kernel))
     check(one_op("AveragePool", (1, 3, 8, 8), **kernel))
 
@@ -395,7 +397,7 @@ def test_mean_that_drops_other_axes_is_refused() -> None:
 def resized(
     shape: tuple[int, ...], *, scales: list[float] | None = None, sizes: list[int] | None = None, **attributes: Any
 ) -> onnx.ModelProto:
-    constants: dict[str, Array] = {}
+    constants: Constants = {}
     if scales is not None:
         constants["scales"] = np.array(scales, np.float32)
     if sizes is not None:
