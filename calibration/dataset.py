@@ -131,7 +131,12 @@ def _read_folder(folder: Path) -> list[Case]:
             f"{folder}: no images; expected cases.csv, BUS-BRA (bus_data.csv), BUSI (benign/ malignant/ normal/) "
             "or a folder of image files"
         )
-    known = {case.group: case.fold for case in cases if case.group and case.fold}
+    known: dict[str, int] = {}
+    for case in cases:
+        if case.group and case.fold and known.setdefault(case.group, case.fold) != case.fold:
+            raise DataError(
+                f"{folder}: group {case.group} is in folds {known[case.group]} and {case.fold}; keep it in one"
+            )
     return [
         case if case.fold else replace(case, fold=known.get(case.group) or _fold_of(case.group or case.name))
         for case in cases

@@ -114,7 +114,10 @@ class ArtifactDrift:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """The reference's figures and every artifact's drift. data: names of the data sets and folds it was measured on."""
+    """The reference's figures and every artifact's drift. data: names of the data sets and folds it was measured on.
+
+    skipped: artifacts whose engine is not installed; nothing is said of them.
+    """
 
     frames: int
     data: tuple[str, ...]
@@ -122,6 +125,7 @@ class DriftReport:
     limits: Limits
     reference: Metrics | None
     artifacts: tuple[ArtifactDrift, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -137,6 +141,7 @@ class DriftReport:
             "agreement_limits": asdict(AgreementLimits()),
             "passed": self.passed,
             "reference": self.reference.to_json() if self.reference else None,
+            "skipped": list(self.skipped),
             "artifacts": [artifact.to_json() for artifact in self.artifacts],
         }
 
@@ -175,8 +180,8 @@ def check_drift(
 ) -> DriftReport:
     """Run every artifact of `bundle` and its FP32 ONNX on the frames of `dataset`, one frame at a time.
 
-    Artifacts whose engine is not installed are left out. Raises BundleError when the bundle has no FP32 ONNX, DataError,
-    EngineError.
+    Artifacts whose engine is not installed are skipped and named. Raises BundleError when the bundle has no FP32 ONNX or
+    nothing is left to compare, DataError, EngineError.
     """
     limits = limits or Limits()
     with ExitStack() as opened:
@@ -196,6 +201,10 @@ def check_drift(
             for artifact in bundle.manifest.artifacts
             if artifact != _reference_artifact(bundle) and is_installed(artifact.engine)
         ]
+        if not targets:
+            raise BundleError(
+                f"{bundle.path}: nothing to compare with the FP32 ONNX; no artifact's engine is installed"
+            )
         qdq = [artifact for artifact, _ in targets if (artifact.engine, artifact.precision) == ("onnx", "int8")]
         referee = answers(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads)) if qdq else None
         everyone = [reference, *(target for _, target in targets), *([referee] if referee else [])]
@@ -209,7 +218,8 @@ def check_drift(
     )
     figures = reference.metrics() if dataset.labelled else None
     sources = sorted({f"{case.source or case.image.parent.name} fold {case.fold}" for case in dataset})
-    return DriftReport(len(dataset), tuple(sources), dataset.labelled, limits, figures, artifacts)
+    skipped = tuple(f"{a.engine} {a.precision}" for a in bundle.manifest.artifacts if not is_installed(a.engine))
+    return DriftReport(len(dataset), tuple(sources), dataset.labelled, limits, figures, artifacts, skipped)
 
 
 def _reference_artifact(bundle: Bundle) -> Artifact:
@@ -309,7 +319,10 @@ def exceeded(delta: Mapping[str, float], flips: Mapping[str, int], *, malignant:
     ]
     if malignant and flips["malignant_to_benign"] > limits.malignant_to_benign * malignant + 1e-12:
         share = flips["malignant_to_benign"] / malignant
-        reasons.append(f"{share:.1%} of malignant cases turned benign, more than {limits.malignant_to_benign:.1%}")
+        count = f"{flips['malignant_to_benign']} of {malignant}"
+        reasons.append(
+            f"{count} malignant cases turned benign ({share:.1%}, more than {limits.malignant_to_benign:.1%})"
+        )
     return reasons
 
 

@@ -18,6 +18,10 @@ _RENAME_EXCHANGE: Final = 2
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file all or nothing. Raises SinkError when the disk is full or the place cannot be written."""
     temporary: str | None = None
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, what it points at is replaced
+    if path.exists() and not path.is_file():
+        raise SinkError(f"{path}: not a regular file; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

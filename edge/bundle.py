@@ -225,10 +225,21 @@ def new_bundle(path: Path) -> Iterator[Path]:
 
     Raises BundleError when `path` holds something that is no bundle, SinkError when it cannot be written.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not _replaceable(path):
         raise BundleError(f"{path}: exists and is not a bundle; choose another -o")
     with new_folder(path) as folder:
         yield folder
+
+
+def _replaceable(path: Path) -> bool:
+    """True for an empty folder and for a bundle of any version; a manifest.json alone is a common name."""
+    if not path.is_dir():
+        return False
+    try:
+        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return not any(path.iterdir())
+    return isinstance(raw, dict) and {"schema", "artifacts"} <= raw.keys()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

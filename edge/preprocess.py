@@ -15,8 +15,8 @@ from edge.frame import GreyImage
 def preprocess(pixels: GreyImage, size: tuple[int, int]) -> GreyImage:
     """Stretch a grey frame to the network's input.
 
-    pixels: (H, W) uint8. size: (height, width) of the input. Returns (height, width) uint8. Sides more than twice too
-    long are halved first by 2×2 means, so that a large screen grab does not alias.
+    pixels: (H, W) uint8. size: (height, width) of the input. Returns (height, width) uint8. While both sides are
+    at least twice too long they are halved by 2×2 means, so that a large screen grab does not alias.
     """
     height, width = size
     while pixels.shape[0] >= 2 * height and pixels.shape[1] >= 2 * width:

@@ -19,18 +19,23 @@ for command in (export, drift, bench, predict, evaluate, train, demo):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"edgekit {version('edgekit-ultrasound')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     """Read the options before the command; `main` looks for --debug itself."""
-    del debug
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"edgekit {installed('edgekit-ultrasound')}")
-        raise typer.Exit
+    del debug, version
 
 
 def main() -> None:
@@ -43,4 +48,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -16,7 +16,10 @@ from edge.bundle import Bundle
 from edge.errors import EdgekitError
 
 Item = TypeVar("Item")
-out = Console(highlight=False, soft_wrap=True)
+_WIDTH = None if sys.stdout.isatty() else 160
+"""Tables in a file or a pipe are not cut to 80 columns."""
+
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -35,7 +38,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     """Print a table; numbers stand right."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right")
+        grid.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     out.print(grid)

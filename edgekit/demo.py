@@ -17,6 +17,7 @@ from calibration.drift import DriftReport, check_drift, require_unused
 from calibration.subset import calibration_frames, phantom_frames
 from edge.atomic import write_bytes, write_text
 from edge.bundle import Bundle
+from edge.errors import DriftExceeded
 from edge.overlay import DISCLAIMER, draw_overlay, tile
 from edge.phantom import phantom_case, phantom_cine
 from edge.predictor import Predictor
@@ -69,6 +70,9 @@ def run_demo(
     table("In one table", _COLUMNS, rows)
     write_text(folder / "index.html", _page(rows, drift, timing, bundle))
     out.print(f"report: {folder / 'index.html'}", markup=False)
+    if not drift.passed:
+        failed = [f"{a.engine} {a.precision}: {', '.join(a.reasons)}" for a in drift.artifacts if not a.passed]
+        raise DriftExceeded(f"{folder}: {'; '.join(failed)}")
 
 
 def _phantom_dataset(folder: Path) -> Dataset:
@@ -151,8 +155,8 @@ def _page(rows: list[tuple[str, ...]], drift: DriftReport, timing: BenchReport, 
     pictures = "".join(
         f"<h2>{title}</h2><img alt='{title}' src='data:image/{kind};base64,{_encoded(bundle.path.parent / name)}'>"
         for title, name, kind in (
-            ("Cases: coloured outline predicted, white true", "cases.png", "png"),
-            ("A swept phantom", "cine.webp", "webp"),
+            (f"Cases: coloured outline predicted{', white true' if drift.labelled else ''}", "cases.png", "png"),
+            ("A swept phantom: coloured outline predicted, white true", "cine.webp", "webp"),
         )
         if (bundle.path.parent / name).is_file()
     )

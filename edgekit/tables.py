@@ -27,6 +27,8 @@ def metrics_table(title: str, rows: dict[str, Metrics]) -> None:
 
 def drift_tables(report: DriftReport) -> None:
     """Figures against the reference where there are labels, agreement always."""
+    for name in report.skipped:
+        notice(f"{name} was not checked: its engine is not installed")
     if report.labelled and report.reference is not None:
         rows: list[tuple[object, ...]] = [("onnx fp32 (reference)", *metric_cells(report.reference), "", "")]
         for a in report.artifacts:

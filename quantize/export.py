@@ -28,7 +28,7 @@ from edge.bundle import (
     new_bundle,
     write_manifest,
 )
-from edge.errors import ConversionError, MissingDependencyError
+from edge.errors import ConversionError, MissingDependencyError, require
 from edge.preprocess import preprocess
 from emtnet.network import INPUT_SIZE, MASK_STRIDE, ExportedEmtNet
 from emtnet.weights import CheckpointInfo, load_checkpoint
@@ -37,7 +37,6 @@ from quantize.onnx_graph import INPUT_NAME, OUTPUT_NAMES, export_torch
 from quantize.openvino_ir import write_ir
 from quantize.ptq import WeightRange, quantise
 from quantize.qdq import complete
-from quantize.tflite.lower import to_tflite
 
 ENGINES: Final = ("onnx", "openvino", "litert")
 _CHECKED_FRAMES: Final = 3
@@ -69,7 +68,7 @@ def export_checkpoint(
     with new_bundle(out) as folder:
         stage("PyTorch → ONNX")
         models = {"fp32": export_torch(ExportedEmtNet(network), _SIZE, images[:_CHECKED_FRAMES])}
-        if int8:
+        if int8 and "int8" in precisions:
             stage(f"quantising on {len(images)} {calibration.source} frames")
             qdq = complete(quantise(models["fp32"], images, weight_range=weight_range))
             models["int8"] = match_score_means(qdq, models["fp32"], images)
@@ -88,7 +87,7 @@ def export_checkpoint(
             missing=missing,
             drift=None,
             versions=versions(),
-            calibration=_calibration(calibration) if int8 else None,
+            calibration=_calibration(calibration) if "int8" in models else None,
             training=Training(info.data, info.trained_on, info.tuned_on),
         )
         write_manifest(folder, manifest)
@@ -128,6 +127,9 @@ def _write_openvino(model: onnx.ModelProto, source: Path) -> Iterable[Path]:
 
 
 def _write_litert(model: onnx.ModelProto, source: Path) -> Iterable[Path]:
+    require("ai_edge_litert", extra="litert")
+    from quantize.tflite.lower import to_tflite
+
     path = source.with_suffix(".tflite")
     path.write_bytes(to_tflite(model))
     return (path,)

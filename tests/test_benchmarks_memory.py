@@ -70,7 +70,7 @@ def test_memory_given_back_before_the_end_still_counts() -> None:
 def test_a_file_that_is_no_model_is_an_engine_error_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "garbage.onnx"
     path.write_bytes(b"garbage")
-    with pytest.raises(EngineError, match=r"^onnx fp32: .*EngineError.*garbage\.onnx") as caught:
+    with pytest.raises(EngineError, match=r"^onnx fp32: onnx: .*garbage\.onnx") as caught:
         measured(path)
     assert "\n" not in str(caught.value)
 

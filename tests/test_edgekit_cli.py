@@ -315,6 +315,50 @@ def test_usage_errors_exit_with_2(arguments: tuple[str, ...], edgekit: Run) -> N
     assert edgekit(*arguments)[0] == 2
 
 
+def test_version_is_shown(edgekit: Run) -> None:
+    code, out, _ = edgekit("--version")
+    assert code == 0
+    assert out.startswith("edgekit ")
+
+
+def test_a_folder_that_only_looks_like_a_bundle_is_kept(edgekit: Run, tmp_path: Path) -> None:
+    """A web app's manifest.json is no bundle's."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/manifest.json").write_text('{"name": "app"}')
+    code, _, err = edgekit("export", "-o", tmp_path / "app")
+    assert code == 1
+    assert "not a bundle" in one_line(err)
+    assert (tmp_path / "app/manifest.json").exists()
+
+
+def test_drift_with_nothing_to_compare_does_not_pass(
+    bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(bundle / "fp32.onnx", alone)
+    manifest = Bundle.open(bundle).manifest
+    kept = tuple(a for a in manifest.artifacts if (a.engine, a.precision) == ("onnx", "fp32"))
+    write_manifest(alone, replace(manifest, artifacts=kept))
+    code, _, err = edgekit("drift", alone, "--data", small_dataset)
+    assert code == 1
+    assert "nothing to compare" in one_line(err)
+
+
+def test_a_report_never_replaces_a_link_or_a_device(edgekit: Run, tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    arguments = ("bench", BUILTIN, "--engine", "litert", "--rounds", 1, "--json")
+    assert edgekit(*arguments, tmp_path / "link.json")[0] == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["results"]
+    code, _, err = edgekit(*arguments, "/dev/null")
+    assert code == 1
+    assert "not a regular file" in one_line(err)
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "edgekit", "--debug", "predict", tmp_path / "gone.png"],
@@ -356,13 +400,24 @@ def test_ctrl_c_in_an_export_leaves_the_old_bundle(bundle: Path) -> None:
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
 
+def test_a_full_disk_at_the_openvino_files_is_no_missing_engine(bundle: Path, tmp_path: Path) -> None:
+    script = (
+        "import resource, sys\nfrom pathlib import Path\nfrom edge.errors import SinkError\n"
+        "from quantize.openvino_ir import write_ir\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
+        "try:\n    write_ir(Path(sys.argv[1]), Path(sys.argv[2]))\nexcept SinkError:\n    print('SinkError')"
+    )
+    arguments = [sys.executable, "-c", script, str(bundle / "fp32.onnx"), str(tmp_path / "out.xml")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip() == "SinkError"
+
+
 def test_a_full_disk_leaves_the_old_bundle(bundle: Path) -> None:
     """A file-size limit stands in for the full disk: the same failing write, without a file system of its own."""
     import resource
 
     before = _snapshot(bundle)
-    limit = (2_000_000, 2_000_000)
-    process = _start("export", "-o", bundle, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    limit = 2_000_000
+    process = _start("export", "-o", bundle, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "cannot be written" in one_line(err)

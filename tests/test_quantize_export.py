@@ -302,7 +302,7 @@ class UnpluggedError(Exception):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UnpluggedError, ConversionError])
-@pytest.mark.parametrize("moment", ["PyTorch → ONNX", "litert fp32"])
+@pytest.mark.parametrize("moment", ["PyTorch → ONNX", "openvino fp32"])
 def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(
     moment: str, error: type[BaseException], checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ class OpenVinoEngine:
 
 
 def open_model(path: Path, *, precision: str, threads: int | None, device: str) -> OpenVinoEngine:
-    """Compile an IR (.xml). FP32 is pinned to f32: on newer CPUs OpenVINO's own default is bf16.
+    """Compile an IR (.xml). On the CPU float layers are pinned to f32: on newer ones OpenVINO's own default is bf16.
 
     Raises EngineError, also when there is no such device.
     """
@@ -58,7 +58,7 @@ def open_model(path: Path, *, precision: str, threads: int | None, device: str) 
                 f"OpenVINO sees no {target} here (devices: {found}); use --device cpu or install its driver"
             )
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if target == "CPU":
+        if target in ("CPU", "AUTO"):
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         if threads is not None and target == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import Device, Engines, Json, Threads
-
-DEFAULT_BUNDLE = Path("edgekit-bundle")
+from edgekit.commands.options import Device, Engines, Json, Threads, default_bundle
 
 
 def bench(
@@ -27,7 +25,7 @@ def bench(
     from edgekit.console import describe, progress, write_json
     from edgekit.tables import bench_table
 
-    opened = Bundle.open_or_builtin(bundle or (DEFAULT_BUNDLE if DEFAULT_BUNDLE.is_dir() else None))
+    opened = Bundle.open_or_builtin(bundle or default_bundle())
     describe(opened)
     report = run(
         opened,
@@ -37,5 +35,5 @@ def bench(
         rounds=rounds,
         progress=progress("bench"),
     )
-    write_json(json, report.to_json())
     bench_table(report)
+    write_json(json, report.to_json() | {"phantom_calibrated": opened.manifest.phantom_calibrated})

@@ -36,10 +36,13 @@ def drift(
         notice(f"{used} of {len(dataset)} frames were trained, tuned or calibrated on: do not quote these figures")
     limits = Limits(max_dice_loss, max_sensitivity_loss, max_auc_loss, max_flips)
     report = check_drift(opened, dataset, limits=limits, threads=threads, progress=progress("drift"))
-    write_json(json, report.to_json() | {"overlapping_frames": used})
+    drift_tables(report)
+    write_json(
+        json,
+        report.to_json() | {"overlapping_frames": used, "phantom_calibrated": opened.manifest.phantom_calibrated},
+    )
     if record:
         record_drift(opened, report.summary() | {"overlapping_frames": used})
-    drift_tables(report)
     if not report.passed:
         failed = [f"{a.engine} {a.precision}: {', '.join(a.reasons)}" for a in report.artifacts if not a.passed]
         raise DriftExceeded(f"{bundle}: {'; '.join(failed)}; calibrate on more or better matching frames")

@@ -31,6 +31,8 @@ def evaluate(
     dataset = Dataset.open(data, folds=parse_folds(folds))
     if not dataset.labelled:
         raise DataError("the data have no labels; use edgekit predict, or edgekit drift for agreement")
+    if not target.exists():
+        raise DataError(f"{target}: no such checkpoint or bundle")
     if target.is_file():
         require("torch", extra="export")
         from emtnet.engine import torch_predictor
@@ -40,6 +42,9 @@ def evaluate(
         forbidden = dict.fromkeys(info.tuned_on, "tuned on") | dict.fromkeys(info.trained_on, "trained on")
         predictor = torch_predictor(network, threshold=info.threshold)
         name = f"{target.name} (PyTorch fp32)"
+        phantom = False
+        if engine or precision or threads:
+            notice("a checkpoint runs in PyTorch; --engine, --precision and --threads are for bundles")
     else:
         bundle = Bundle.open(target)
         describe(bundle)
@@ -48,9 +53,11 @@ def evaluate(
         forbidden = dict(bundle.manifest.forbidden_frames())
         predictor = Predictor.open(target, threads=threads, **choice)
         name = f"{artifact.engine} {artifact.precision}"
+        phantom = bundle.manifest.phantom_calibrated
     with predictor:
         if used := require_unused(dataset, forbidden, allow=allow_overlap):
             notice(f"{used} of {len(dataset)} frames were trained, tuned or calibrated on: do not quote these figures")
         evaluation = run(predictor, dataset, progress=progress("evaluate"))
-    write_json(json, evaluation.to_json() | {"target": name, "overlapping_frames": used})
     metrics_table(f"{target} at threshold {predictor.threshold:.3f}", {name: evaluation.metrics})
+    record = {"target": name, "overlapping_frames": used, "phantom_calibrated": phantom}
+    write_json(json, evaluation.to_json() | record)

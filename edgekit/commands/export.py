@@ -42,7 +42,7 @@ def export(
     from edge.errors import require
     from edgekit.console import describe, err, interruptible, notice, progress, table
 
-    for module in ("torch", "onnx", "nncf", "onnxruntime"):
+    for module in ("torch", "safetensors", "onnx", "nncf", "onnxruntime"):
         require(module, extra="export")
     from calibration.dataset import Dataset, parse_folds
     from calibration.subset import calibration_frames, phantom_frames
@@ -56,6 +56,8 @@ def export(
             chosen = calibration_frames(dataset, count=frames, seed=seed, progress=progress("calibration frames"))
         else:
             chosen = phantom_frames(count=frames if int8 else 8, seed=seed, progress=progress("phantoms"))
+        if calibration and not int8:
+            notice("without --int8 the calibration frames only check the ONNX")
         if int8 and len(chosen.frames) < frames:
             notice(f"only {len(chosen.frames)} calibration frames")
         bundle = export_checkpoint(

@@ -7,6 +7,11 @@ from typing import Annotated
 import typer
 
 
+def default_bundle() -> Path | None:
+    """The bundle that an export left in this folder, or None for the built-in one."""
+    return Path("edgekit-bundle") if Path("edgekit-bundle").is_dir() else None
+
+
 class EngineName(StrEnum):
     """The engines."""
 

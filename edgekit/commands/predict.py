@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import Engine, PrecisionOption, Threads
+from edgekit.commands.options import Engine, PrecisionOption, Threads, default_bundle
 
 
 def predict(
@@ -28,10 +28,12 @@ def predict(
     from edge.predictor import Predictor
     from edgekit.console import describe, progress, table, write_json
 
-    opened = Bundle.open_or_builtin(bundle)
+    opened = Bundle.open_or_builtin(bundle or default_bundle())
     describe(opened)
     files = list_images(images)
     names = overlay_names(files)
+    for file in files:
+        read_image(file)  # one that cannot be read ends the run before anything is written
     records = []
     with Predictor.open(
         opened.path,
@@ -52,6 +54,7 @@ def predict(
         out / "predictions.json",
         {
             "disclaimer": DISCLAIMER,
+            "bundle": str(opened.path),
             "network": manifest.network,
             "engine": artifact.engine,
             "precision": artifact.precision,

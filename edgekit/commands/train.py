@@ -14,7 +14,7 @@ def train(
     selection_folds: Annotated[
         str, typer.Option("--selection-folds", help="Folds that choose the epoch and the operating point.")
     ] = "4",
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 14,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 32,
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-6, max=1.0)] = 1.5e-3,
     balance: Annotated[
@@ -31,7 +31,8 @@ def train(
     """Train an EMT-Net. Fold 5 is left for reporting unless you name it."""
     from edge.errors import require
 
-    require("torch", extra="export")
+    for module in ("torch", "safetensors"):
+        require(module, extra="export")
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from calibration.dataset import Dataset, parse_folds
