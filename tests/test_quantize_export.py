@@ -15,12 +15,14 @@ import pytest
 import torch
 from test_quantize_support import (
     CALIBRATED_ON,
+    SIZE,
     fp32_model,
     initializers,
     int8_model,
     network,
     nodes_of,
     read_tflite,
+    run_referee,
 )
 
 from calibration.subset import CalibrationFrames
@@ -29,6 +31,7 @@ from edge.errors import BundleError, CalibrationError, ConversionError, DataErro
 from edge.frame import fingerprint
 from edge.phantom import phantom_case
 from edge.predictor import Decision, Predictor
+from edge.preprocess import preprocess
 from emtnet.engine import torch_predictor
 from emtnet.weights import CheckpointInfo, load_checkpoint, save_checkpoint
 from quantize import export
@@ -199,6 +202,15 @@ def test_all_six_artifacts_answer_alike(bundle: Bundle, checkpoint: Path) -> Non
             int8[engine] = scores[:, 1]
             assert got[0].mask_level.shape == (200, 260)
     assert max(np.abs(int8[one] - int8[other]).mean() for one in int8 for other in int8) < 0.005
+
+
+def test_int8_scores_have_the_mean_of_fp32_on_the_calibration_frames(
+    bundle: Bundle, calibration: CalibrationFrames
+) -> None:
+    models = [onnx.load(bundle.path / f"{precision}.onnx") for precision in ("fp32", "int8")]
+    images = [preprocess(frame, SIZE)[None, None] for frame in calibration.frames]
+    fp32, int8 = (np.mean([run_referee(model, {"image": i})["malignancy"].item() for i in images]) for model in models)
+    assert int8 == pytest.approx(fp32, abs=1e-4)
 
 
 def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle) -> None:
