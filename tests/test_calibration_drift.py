@@ -54,7 +54,7 @@ def test_a_loss_beyond_its_limit_is_named_alone(key: str, name: str) -> None:
 def test_too_many_flips_are_named_with_their_share() -> None:
     flips = {"malignant_to_benign": 2, "benign_to_malignant": 50}
     assert exceeded({}, flips, malignant=100, limits=Limits()) == [
-        "2.0% of malignant cases turned benign, more than 1.0%"
+        "2 of 100 malignant cases turned benign (2.0%, more than 1.0%)"
     ]
 
 

@@ -104,11 +104,13 @@ def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert names(tmp_path) == ["report.json"]
 
 
-@pytest.mark.parametrize("place", ["file/report.json", "folder"])
-def test_a_place_that_is_none_is_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "reason"), [("file/report.json", "cannot be written"), ("folder", "not a regular file")]
+)
+def test_a_place_that_is_none_is_named(tmp_path: Path, place: str, reason: str) -> None:
     (tmp_path / "file").write_text("a file where a folder is needed")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SinkError, match=f"{place}: cannot be written"):
+    with pytest.raises(SinkError, match=f"{place}: {reason}"):
         write_bytes(tmp_path / place, b"new")
     assert names(tmp_path) == ["file", "folder"]
 
