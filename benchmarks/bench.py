@@ -93,8 +93,8 @@ def bench(
             f"{bundle.path}: no artifact to time for engine {', '.join(engines) or 'any'} on {device}; "
             "install an engine (extra openvino, litert or onnx) or name another"
         )
-    size = (bundle.manifest.input.height, bundle.manifest.input.width)
-    image = preprocess(phantom_case(0).pixels, size)
+    given = bundle.manifest.input
+    image = preprocess(phantom_case(0).pixels, given.size, resize=given.resize)
     with ExitStack() as stack:
         steps: dict[Artifact, Callable[[], object]] = {}
         for artifact in usable:
@@ -113,6 +113,8 @@ def bench(
             peak_rss_bytes(
                 artifact.engine,
                 bundle.path / artifact.files[0].path,
+                height=given.height,
+                width=given.width,
                 precision=artifact.precision,
                 threads=threads,
                 device=device,

@@ -1,6 +1,6 @@
 """Peak memory of an artifact in a process of its own.
 
-Run as `python -m benchmarks.memory ENGINE PRECISION THREADS DEVICE FILE`.
+Run as `python -m benchmarks.memory ENGINE PRECISION THREADS DEVICE HEIGHT WIDTH FILE`.
 """
 
 import os
@@ -15,9 +15,15 @@ from edge.engines import open_model
 from edge.errors import EngineError
 
 
-def peak_rss_bytes(engine: str, path: Path, *, precision: str, threads: int, device: str) -> int:
-    """Largest resident set of a fresh process that loads the artifact and infers ten times. Raises EngineError."""
-    command = [sys.executable, "-m", "benchmarks.memory", engine, precision, str(threads), device, str(path)]
+def peak_rss_bytes(
+    engine: str, path: Path, *, height: int, width: int, precision: str, threads: int, device: str
+) -> int:
+    """Largest resident set of a fresh process that loads the artifact and infers ten times. Raises EngineError.
+
+    height, width: of the network's input.
+    """
+    options = [engine, precision, str(threads), device, str(height), str(width), str(path)]
+    command = [sys.executable, "-m", "benchmarks.memory", *options]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -26,10 +32,10 @@ def peak_rss_bytes(engine: str, path: Path, *, precision: str, threads: int, dev
     return int(done.stdout.splitlines()[-1])
 
 
-def _main(engine: str, precision: str, threads: str, device: str, path: str) -> None:
+def _main(engine: str, precision: str, threads: str, device: str, height: str, width: str, path: str) -> None:
     opened = open_model(engine, Path(path), precision=precision, threads=int(threads), device=device)
     for _ in range(10):
-        opened.infer(np.full((224, 224), 128, np.uint8))
+        opened.infer(np.full((int(height), int(width)), 128, np.uint8))
     print(_high_water_bytes())
 
 

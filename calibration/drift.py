@@ -3,23 +3,18 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from calibration.agreement import Agreement, AgreementLimits, Answer, Comparison, OutputDifferences
 from calibration.dataset import Case, Dataset, Sample
 from calibration.evaluation import Progress, case_json, score
-from calibration.metrics import CaseResult, Metrics, overlap, summarise
-from edge.bundle import Artifact, Bundle
+from calibration.metrics import MALIGNANT, CaseResult, Metrics, summarise
+from edge.bundle import Artifact, Bundle, Manifest
 from edge.engines import is_installed, open_artifact
 from edge.engines.onnx import open_referee
 from edge.errors import BundleError, DataError
 from edge.predictor import Engine, Predictor
-from edge.preprocess import sigmoid
-
-SMALLEST_COMPARED_SHARE: Final = 0.01
-"""Masks below this share of the frame are left out of mask Dice: there one edge pixel is several per cent."""
+from edge.preprocess import preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +32,11 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class AgreementLimits:
-    """How far engines may differ on one QDQ graph: rounding only.
-
-    _p01 and _p99 leave out 1 % of the frames, at least one; docs/design-notes.md has what was measured.
-    """
-
-    mask_mean: float = 0.005
-    mask_dice_min: float = 0.9
-    mask_dice_p01: float = 0.97
-    mask_dice_median: float = 0.995
-    malignancy_p99: float = 0.03
-    malignancy_max: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Two networks on the same frames. mask_*: probabilities at the network's own resolution, Dice where a
-    mask covers 1 % of it; malignancy_*: |Δp|.
-    """
-
-    frames: int
-    mask_mean: float
-    mask_max: float
-    mask_dice_min: float
-    mask_dice_p01: float
-    mask_dice_median: float
-    malignancy_mean: float
-    malignancy_p99: float
-    malignancy_max: float
-
-    def within(self, limits: AgreementLimits) -> bool:
-        """True when every figure keeps its limit."""
-        return (
-            self.mask_mean <= limits.mask_mean
-            and self.mask_dice_min >= limits.mask_dice_min
-            and self.mask_dice_p01 >= limits.mask_dice_p01
-            and self.mask_dice_median >= limits.mask_dice_median
-            and self.malignancy_p99 <= limits.malignancy_p99
-            and self.malignancy_max <= limits.malignancy_max
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class ArtifactDrift:
     """One artifact against the reference. metrics, delta and flips are None without labels.
 
-    engine_agreement: INT8 artifacts against the referee on the same QDQ graph.
+    flips: None too when the network's positive label is not "malignant". engine_agreement: INT8 artifacts against the referee on
+    the same QDQ graph.
     """
 
     engine: str
@@ -116,7 +69,8 @@ class ArtifactDrift:
 class DriftReport:
     """The reference's figures and every artifact's drift. data: names of the data sets and folds it was measured on.
 
-    skipped: artifacts whose engine is not installed; nothing is said of them.
+    labelled: the frames have labels and the network a mask or class output to hold against them. skipped: artifacts whose
+    engine is not installed; nothing is said of them.
     """
 
     frames: int
@@ -154,20 +108,43 @@ class DriftReport:
 
 
 @dataclass(slots=True, eq=False)
-class _Answers:
-    """What one network said of every frame."""
+class _Network:
+    """One network and its results so far. predictor, and so results: none without a mask or class output."""
 
-    predictor: Predictor
+    engine: Engine
+    manifest: Manifest
+    predictor: Predictor | None
     results: list[CaseResult] = field(default_factory=list)
-    masks: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def add(self, case: Case, sample: Sample) -> None:
+    def answer(self, case: Case, sample: Sample) -> Answer:
+        if self.predictor is None:
+            given = self.manifest.input
+            return Answer(self.engine.infer(preprocess(sample.pixels, given.size, resize=given.resize)))
         prediction = self.predictor.predict(sample.pixels)
         self.results.append(score(case, sample, prediction))
-        self.masks.append(sigmoid(prediction.mask_logits))
+        return Answer(prediction.outputs, prediction.mask_probability, prediction.malignancy)
 
     def metrics(self) -> Metrics:
-        return summarise(self.results, threshold=self.predictor.threshold)
+        point = self.manifest.operating_point
+        if point is None:
+            return summarise(self.results, threshold=None, positive=None)
+        return summarise(self.results, threshold=point.threshold, positive=point.positive)
+
+
+@dataclass(slots=True, eq=False)
+class _Target:
+    """An artifact under check."""
+
+    artifact: Artifact
+    network: _Network
+    against_reference: Comparison
+    against_referee: Comparison | None
+
+    def add(self, case: Case, sample: Sample, reference: Answer, referee: Answer | None) -> None:
+        answer = self.network.answer(case, sample)
+        self.against_reference.add(reference, answer)
+        if self.against_referee is not None and referee is not None:
+            self.against_referee.add(referee, answer)
 
 
 def check_drift(
@@ -184,42 +161,47 @@ def check_drift(
     nothing is left to compare, DataError, EngineError.
     """
     limits = limits or Limits()
+    manifest = bundle.manifest
+    first = _reference_artifact(bundle)
     with ExitStack() as opened:
 
-        def answers(engine: Engine) -> _Answers:
-            manifest = bundle.manifest
-            predictor = Predictor(
-                engine,
-                input_size=(manifest.input.height, manifest.input.width),
-                threshold=manifest.operating_point.threshold,
-            )
-            return _Answers(opened.enter_context(predictor))
+        def network(engine: Engine) -> _Network:
+            opened.callback(engine.close)
+            predictor = Predictor(engine, manifest.interpretation()) if manifest.predicts else None
+            return _Network(engine, manifest, predictor)
 
-        reference = answers(open_artifact(bundle, _reference_artifact(bundle), threads=threads))
-        targets = [
-            (artifact, answers(open_artifact(bundle, artifact, threads=threads)))
-            for artifact in bundle.manifest.artifacts
-            if artifact != _reference_artifact(bundle) and is_installed(artifact.engine)
-        ]
-        if not targets:
+        def comparison() -> Comparison:
+            return Comparison(OutputDifferences(manifest.outputs))
+
+        reference = network(open_artifact(bundle, first, threads=threads))
+        wanted = [artifact for artifact in manifest.artifacts if artifact != first and is_installed(artifact.engine)]
+        if not wanted:
             raise BundleError(
                 f"{bundle.path}: nothing to compare with the FP32 ONNX; no artifact's engine is installed"
             )
-        qdq = [artifact for artifact, _ in targets if (artifact.engine, artifact.precision) == ("onnx", "int8")]
-        referee = answers(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads)) if qdq else None
-        everyone = [reference, *(target for _, target in targets), *([referee] if referee else [])]
+        qdq = [artifact for artifact in wanted if (artifact.engine, artifact.precision) == ("onnx", "int8")]
+        referee = network(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads)) if qdq else None
+        targets = [
+            _Target(
+                artifact,
+                network(open_artifact(bundle, artifact, threads=threads)),
+                comparison(),
+                comparison() if referee and artifact.precision == "int8" else None,
+            )
+            for artifact in wanted
+        ]
         for case in progress(dataset):
             sample = case.read()
-            for network in everyone:
-                network.add(case, sample)
-    artifacts = tuple(
-        _compare(artifact, target, reference, referee, labelled=dataset.labelled, limits=limits)
-        for artifact, target in targets
-    )
-    figures = reference.metrics() if dataset.labelled else None
+            expected = reference.answer(case, sample)
+            judged = referee.answer(case, sample) if referee else None
+            for target in targets:
+                target.add(case, sample, expected, judged)
+    labelled = dataset.labelled and manifest.predicts
+    artifacts = tuple(_compare(target, reference, labelled=labelled, limits=limits) for target in targets)
+    figures = reference.metrics() if labelled else None
     sources = sorted({f"{case.source or case.image.parent.name} fold {case.fold}" for case in dataset})
-    skipped = tuple(f"{a.engine} {a.precision}" for a in bundle.manifest.artifacts if not is_installed(a.engine))
-    return DriftReport(len(dataset), tuple(sources), dataset.labelled, limits, figures, artifacts, skipped)
+    skipped = tuple(f"{a.engine} {a.precision}" for a in manifest.artifacts if not is_installed(a.engine))
+    return DriftReport(len(dataset), tuple(sources), labelled, limits, figures, artifacts, skipped)
 
 
 def _reference_artifact(bundle: Bundle) -> Artifact:
@@ -231,66 +213,32 @@ def _reference_artifact(bundle: Bundle) -> Artifact:
     )
 
 
-def _compare(
-    artifact: Artifact,
-    target: _Answers,
-    reference: _Answers,
-    referee: _Answers | None,
-    *,
-    labelled: bool,
-    limits: Limits,
-) -> ArtifactDrift:
-    agreement = agree(reference.masks, target.masks, reference.results, target.results)
-    engine_agreement = None
-    if referee is not None and artifact.precision == "int8":
-        engine_agreement = agree(referee.masks, target.masks, referee.results, target.results)
+def _compare(target: _Target, reference: _Network, *, labelled: bool, limits: Limits) -> ArtifactDrift:
+    results = target.network.results
+    engine_agreement = target.against_referee.agreement() if target.against_referee else None
     reasons = []
     metrics = delta = flips = None
     if labelled:
-        metrics = target.metrics()
+        metrics = target.network.metrics()
         delta = _delta(metrics, reference.metrics())
-        flips = count_flips(reference.results, target.results, threshold=reference.predictor.threshold)
-        malignant = sum(result.label == "malignant" for result in reference.results)
-        reasons += exceeded(delta, flips, malignant=malignant, limits=limits)
+        point = reference.manifest.operating_point
+        if point is not None and point.positive == MALIGNANT:
+            flips = count_flips(reference.results, results, threshold=point.threshold)
+        malignant = sum(result.label == MALIGNANT for result in results)
+        reasons += exceeded(delta, flips or {}, malignant=malignant, limits=limits)
     if engine_agreement is not None and not engine_agreement.within(AgreementLimits()):
         reasons.append("differs from the other engines on the same INT8 graph by more than rounding")
     return ArtifactDrift(
-        artifact.engine,
-        artifact.precision,
+        target.artifact.engine,
+        target.artifact.precision,
         metrics,
         delta,
         flips,
-        agreement,
+        target.against_reference.agreement(),
         engine_agreement,
         not reasons,
         tuple(reasons),
-        tuple(target.results),
-    )
-
-
-def agree(
-    masks: Sequence[NDArray[np.float32]],
-    other_masks: Sequence[NDArray[np.float32]],
-    results: Sequence[CaseResult],
-    other_results: Sequence[CaseResult],
-) -> Agreement:
-    """Compare two networks' mask and malignancy probabilities, frame by frame."""
-    differences = [np.abs(one - other) for one, other in zip(masks, other_masks, strict=True)]
-    pairs = [(one >= 0.5, other >= 0.5) for one, other in zip(masks, other_masks, strict=True)]
-    dice = [
-        overlap(one, other)[0] for one, other in pairs if max(one.mean(), other.mean()) >= SMALLEST_COMPARED_SHARE
-    ] or [1.0]
-    malignancy = [abs(a.probability - b.probability) for a, b in zip(results, other_results, strict=True)]
-    return Agreement(
-        frames=len(masks),
-        mask_mean=float(np.mean([difference.mean() for difference in differences])),
-        mask_max=float(max(difference.max() for difference in differences)),
-        mask_dice_min=min(dice),
-        mask_dice_p01=float(np.quantile(dice, 0.01, method="higher")),
-        mask_dice_median=float(np.median(dice)),
-        malignancy_mean=float(np.mean(malignancy)),
-        malignancy_p99=float(np.quantile(malignancy, 0.99, method="lower")),
-        malignancy_max=max(malignancy),
+        tuple(results),
     )
 
 
@@ -298,6 +246,8 @@ def count_flips(reference: Sequence[CaseResult], target: Sequence[CaseResult], *
     """Cases whose true class the reference called and the target calls the other one, by true class."""
     flips = {"malignant_to_benign": 0, "benign_to_malignant": 0}
     for before, after in zip(reference, target, strict=True):
+        if before.probability is None or after.probability is None:
+            continue
         was, now = before.probability >= threshold, after.probability >= threshold
         if before.label == "malignant" and was and not now:
             flips["malignant_to_benign"] += 1
@@ -317,11 +267,11 @@ def exceeded(delta: Mapping[str, float], flips: Mapping[str, int], *, malignant:
         )
         if key in delta and delta[key] < -limit - 1e-12
     ]
-    if malignant and flips["malignant_to_benign"] > limits.malignant_to_benign * malignant + 1e-12:
-        share = flips["malignant_to_benign"] / malignant
-        count = f"{flips['malignant_to_benign']} of {malignant}"
+    lost = flips.get("malignant_to_benign", 0)
+    if malignant and lost > limits.malignant_to_benign * malignant + 1e-12:
         reasons.append(
-            f"{count} malignant cases turned benign ({share:.1%}, more than {limits.malignant_to_benign:.1%})"
+            f"{lost} of {malignant} malignant cases turned benign "
+            f"({lost / malignant:.1%}, more than {limits.malignant_to_benign:.1%})"
         )
     return reasons
 

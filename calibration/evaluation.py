@@ -33,10 +33,12 @@ def case_json(result: CaseResult) -> dict[str, Any]:
 def score(case: Case, sample: Sample, prediction: Prediction) -> CaseResult:
     """Compare a prediction with its case, at the frame's own size."""
     mask = prediction.mask
-    dice = iou = None
-    if sample.mask is not None and case.label != "normal":
-        dice, iou = overlap(mask, sample.mask)
-    return CaseResult(case.name, case.label, prediction.malignancy, dice, iou, float(np.mean(mask)))
+    dice = iou = share = None
+    if mask is not None:
+        share = float(np.mean(mask))
+        if sample.mask is not None and case.label != "normal":
+            dice, iou = overlap(mask, sample.mask)
+    return CaseResult(case.name, case.label, prediction.malignancy, dice, iou, share)
 
 
 def evaluate(predictor: Predictor, dataset: Dataset, *, progress: Progress = iter) -> Evaluation:
@@ -45,4 +47,5 @@ def evaluate(predictor: Predictor, dataset: Dataset, *, progress: Progress = ite
     for case in progress(dataset):
         sample = case.read()
         results.append(score(case, sample, predictor.predict(sample.pixels)))
-    return Evaluation(tuple(results), summarise(results, threshold=predictor.threshold))
+    how = predictor.interpretation
+    return Evaluation(tuple(results), summarise(results, threshold=how.threshold, positive=how.positive))

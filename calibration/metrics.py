@@ -11,21 +11,24 @@ from calibration.dataset import Label
 
 PAPER_SENSITIVITY: Final = 0.941
 """The sensitivity that EMT-NET (arXiv 2201.04795) reports; specificity is compared there."""
+MALIGNANT: Final = "malignant"
+LESIONS: Final = ("benign", MALIGNANT)
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What was predicted for one case. dice and iou: None where there is no true mask or the case is normal.
+    """What was predicted for one case.
 
-    lesion_share: predicted lesion area over frame area.
+    probability: of the network's positive label, None without a class output. dice and iou: None where there is no true mask, the
+    case is normal or the network draws none. lesion_share: predicted lesion area over frame area, None without a mask output.
     """
 
     image: str
     label: Label | None
-    probability: float
+    probability: float | None
     dice: float | None
     iou: float | None
-    lesion_share: float
+    lesion_share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Metrics:
     dice_mean: float | None
     iou_mean: float | None
     normal_false_alarm_rate: float | None
-    threshold: float
+    threshold: float | None
 
     def to_json(self) -> dict[str, float | int | None]:
         """The figures under their public names."""
@@ -53,13 +56,16 @@ class Metrics:
         return record
 
 
-def summarise(results: Sequence[CaseResult], *, threshold: float) -> Metrics:
-    """Summarise results at a decision threshold on the probability of malignancy."""
-    lesions = [result for result in results if result.label in ("benign", "malignant")]
-    probability = np.array([result.probability for result in lesions])
-    malignant = np.array([result.label == "malignant" for result in lesions], np.bool_)
-    called = probability >= threshold
-    normals = [result for result in results if result.label == "normal"]
+def summarise(results: Sequence[CaseResult], *, threshold: float | None, positive: str | None = MALIGNANT) -> Metrics:
+    """Summarise results at a decision threshold on the probability of the network's positive label.
+
+    The true labels are benign, malignant and normal, so a network whose positive label is not "malignant" cannot be held against
+    them: its AUC, accuracy, sensitivity and specificity are None, as they are without a class output.
+    """
+    probability, malignant = scored(results if positive == MALIGNANT and threshold is not None else ())
+    called = probability >= (threshold or 0.0)
+    lesions = [result for result in results if result.label in LESIONS]
+    normals = [result.lesion_share for result in results if result.label == "normal"]
     return Metrics(
         n=len(results),
         auc=auc(probability, malignant),
@@ -69,9 +75,19 @@ def summarise(results: Sequence[CaseResult], *, threshold: float) -> Metrics:
         specificity_at_sensitivity_0_941=specificity_at(probability, malignant, sensitivity=PAPER_SENSITIVITY),
         dice_mean=_mean([result.dice for result in lesions]),
         iou_mean=_mean([result.iou for result in lesions]),
-        normal_false_alarm_rate=_share(np.array([result.lesion_share > 0.0 for result in normals])),
+        normal_false_alarm_rate=_share(np.array([share > 0.0 for share in normals if share is not None], np.bool_)),
         threshold=threshold,
     )
+
+
+def scored(results: Sequence[CaseResult]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Probability, and whether it is malignant, of every lesion case that has one."""
+    pairs = [
+        (result.probability, result.label == MALIGNANT)
+        for result in results
+        if result.label in LESIONS and result.probability is not None
+    ]
+    return np.array([pair[0] for pair in pairs], np.float64), np.array([pair[1] for pair in pairs], np.bool_)
 
 
 def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[float, float]:

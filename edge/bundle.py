@@ -1,31 +1,36 @@
 """The bundle: the folder that crosses from workstation to device. Written atomically, read strictly.
 
 `manifest.json` describes the network, its artifacts with their sha256, the operating point, what it was calibrated and
-trained on, and the tools. Unknown or missing keys, a wrong hash or a newer schema is an error.
+trained on, and the tools. Unknown or missing keys, a wrong hash or another schema is an error. The records below check
+themselves when they are made and raise ValueError; read from a file that is a BundleError.
 """
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Final, Literal, Self, get_args, get_origin
 
 from edge.atomic import new_folder, write_text
 from edge.engines import is_installed
 from edge.errors import BundleError, IntegrityError
+from edge.interpretation import Interpretation
+from edge.preprocess import Resize
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MANIFEST: Final = "manifest.json"
 BUILTIN: Final = Path(__file__).parent / "data" / "emtnet-int8"
 ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
 PRECISIONS: Final = ("int8", "fp32")
 PHANTOM: Final = "phantom"
-RESIZE: Final = "stretch"
-OUTPUT_KINDS: Final = {"mask": "mask_logits", "malignancy": "malignancy_logit"}
-"""The outputs that `edge.predictor` reads, by name."""
+
+Kind = Literal["mask", "class", "other"]
+Activation = Literal["sigmoid", "softmax", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +41,37 @@ class BundleFile:
     sha256: str
     size_bytes: int
 
+    def __post_init__(self) -> None:
+        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
+            raise ValueError(f"file {self.path!r} lies outside the bundle")
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A network in the format of one engine. The first file is the one to open."""
+    """A network in the format of one engine. The first file is the one to open.
+
+    int8_convolutions: of a LiteRT INT8 artifact, how many convolutions and fully connected layers run in INT8, and how many
+    there are. referee_delta: largest over the outputs of mean |Δ| to the referee as a share of that output's range; None
+    where it was not measured at export.
+    """
 
     engine: str
     precision: str
     files: tuple[BundleFile, ...]
+    int8_convolutions: tuple[int, int] | None = None
+    referee_delta: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINE_ORDER or self.precision not in PRECISIONS or not self.files:
+            raise ValueError(f"unknown artifact {self.engine} {self.precision}")
+        if self.int8_convolutions is not None:
+            int8, every = self.int8_convolutions
+            if (self.engine, self.precision) != ("litert", "int8") or not 0 <= int8 <= every:
+                raise ValueError(
+                    f"{int8} of {every} convolutions in INT8 cannot be said of {self.engine} {self.precision}"
+                )
+        if self.referee_delta is not None and not 0.0 <= self.referee_delta < math.inf:
+            raise ValueError(f"a referee_delta of {self.referee_delta} is no distance")
 
     @property
     def size_bytes(self) -> int:
@@ -61,31 +89,88 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """The network's input: one grey uint8 image. The network itself maps pixel p to (p − offset) / scale."""
+    """The network's input. Artifacts take one grey uint8 image, (1, 1, height, width).
+
+    The network inside sees `channels` of it: pixel p is (p − offset[c]) / scale[c] in channel c. resize: how a frame becomes the
+    image (`edge.preprocess`).
+    """
 
     name: str
     height: int
     width: int
-    offset: float
-    scale: float
-    resize: str
+    channels: int
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    resize: Resize
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or self.channels < 1:
+            raise ValueError(f"input {self.name!r}: {self.channels}×{self.height}×{self.width} is no image")
+        if not len(self.offset) == len(self.scale) == self.channels:
+            raise ValueError(
+                f"input {self.name!r}: offset and scale need one number for each of {self.channels} channels"
+            )
+        if not all(map(math.isfinite, (*self.offset, *self.scale))) or 0.0 in self.scale:
+            raise ValueError(
+                f"input {self.name!r}: offset {self.offset} and scale {self.scale} must be finite, no scale 0"
+            )
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"input {self.name!r}: resize {self.resize!r} is none of {', '.join(get_args(Resize))}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """A float32 output. kind: mask_logits or malignancy_logit. shape: ONNX order, batch first."""
+    """A float32 output. shape: ONNX order, batch of one first, images as NCHW.
+
+    kind: "mask", (1, C, h, w): with one channel that of lesion, with more channel 0 is background; "class", (1, K): with one
+    value that of the second of two labels; or "other", which is not read. activation: what the runtime applies to get
+    probabilities, softmax over axis 1; "none" where they are probabilities already.
+    """
 
     name: str
-    kind: str
+    kind: Kind
+    activation: Activation
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        what = f"output {self.name!r} of shape {self.shape}"
+        if self.kind not in get_args(Kind) or self.activation not in get_args(Activation):
+            raise ValueError(f"{what}: kind {self.kind!r} with activation {self.activation!r} is not known")
+        if any(side < 1 for side in self.shape):
+            raise ValueError(f"{what}: every axis has at least one value")
+        if self.kind == "other":
+            if self.activation != "none":
+                raise ValueError(f"{what}: an output of kind other is not read and has activation none")
+            return
+        rank = {"mask": 4, "class": 2}[self.kind]
+        if len(self.shape) != rank or self.shape[0] != 1:
+            wanted = {"mask": "(1, C, h, w)", "class": "(1, K)"}[self.kind]
+            raise ValueError(f"{what}: a {self.kind} output has the shape {wanted}")
+        if self.activation == "softmax" and self.channels == 1:
+            raise ValueError(f"{what}: a softmax over one channel is always 1; use sigmoid")
+
+    @property
+    def channels(self) -> int:
+        """C of a mask, K of a class output."""
+        return self.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Where the probability of malignancy becomes a call."""
+    """Where a probability becomes a call: that of label `positive`, at or above `threshold`. chosen_on: in words."""
 
     threshold: float
+    positive: str
     chosen_on: str
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"threshold {self.threshold} lies outside 0..1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +194,64 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `manifest.json` holds. weight_range: "full", or "half" for x86 without VNNI. calibration: None for FP32 only."""
+    """What `manifest.json` holds.
+
+    source_sha256: of the checkpoint or ONNX file it was made from. outputs: at most one mask and one class output; labels and
+    operating_point belong to the latter. weight_range: "full", or "half" for x86 without VNNI. guesses: what the export
+    guessed and was not told. calibration: None for FP32 only.
+    """
 
     schema: int
     network: str
-    checkpoint_sha256: str
+    source_sha256: str
     input: InputSpec
     outputs: tuple[OutputSpec, ...]
     labels: tuple[str, ...]
-    operating_point: OperatingPoint
+    operating_point: OperatingPoint | None
     weight_range: str
     artifacts: tuple[Artifact, ...]
     missing: tuple[Missing, ...]
+    guesses: tuple[str, ...]
     drift: dict[str, Any] | None
     versions: dict[str, str]
     calibration: Calibration | None
     training: Training = field(default_factory=lambda: Training((), (), ()))
+
+    def __post_init__(self) -> None:
+        names = [output.name for output in self.outputs]
+        kinds = [output.kind for output in self.outputs]
+        if len(set(names)) < len(names) or kinds.count("mask") > 1 or kinds.count("class") > 1:
+            raise ValueError(
+                f"outputs {', '.join(names)}: names are unique, and one at most is the mask, one the class"
+            )
+        if self.predicts:
+            self.interpretation()
+        elif self.operating_point is not None:
+            raise ValueError("an operating point needs a class output")
+
+    @property
+    def predicts(self) -> bool:
+        """True when there is a mask or a class output, so that `interpretation` has something to say."""
+        return any(output.kind != "other" for output in self.outputs)
+
+    def interpretation(self) -> Interpretation:
+        """How to read the outputs. Raises BundleError when there is neither a mask nor a class output."""
+        if not self.predicts:
+            raise BundleError(
+                f"{self.network}: edgekit predict needs to know which output is the mask or the class; "
+                "export again with --mask-output or --class-output"
+            )
+        read = {output.kind: output for output in self.outputs}
+        point = self.operating_point
+        return Interpretation(
+            input_size=self.input.size,
+            resize=self.input.resize,
+            mask=read.get("mask"),
+            classes=read.get("class"),
+            labels=self.labels,
+            positive=None if point is None else point.positive,
+            threshold=None if point is None else point.threshold,
+        )
 
     @property
     def phantom_calibrated(self) -> bool:
@@ -159,14 +286,13 @@ class Bundle:
             ) from error
         except ValueError as error:
             raise BundleError(f"{file}: not valid JSON ({error})") from error
-        if isinstance(raw, dict) and isinstance(raw.get("schema"), int) and raw["schema"] > SCHEMA:
-            raise BundleError(
-                f"{file}: schema {raw['schema']} is newer than this edgekit reads ({SCHEMA}); upgrade edgekit"
-            )
-        try:
-            return cls(folder, _manifest(raw, file))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{file}: a value has the wrong type ({error})") from error
+        schema = raw.get("schema") if isinstance(raw, dict) else None
+        if type(schema) is int and schema != SCHEMA:
+            story = "is newer than this edgekit reads; upgrade edgekit"
+            if schema < SCHEMA:
+                story = "was made by an older edgekit; export again"
+            raise BundleError(f"{file}: schema {schema} {story} (this one reads {SCHEMA})")
+        return cls(folder, _decode(Manifest, raw, file, "manifest"))
 
     @classmethod
     def open_or_builtin(cls, path: Path | str | None) -> Self:
@@ -257,61 +383,45 @@ def _dump(raw: dict[str, Any]) -> str:
     return json.dumps(raw, indent=1, ensure_ascii=False) + "\n"
 
 
-_Record = TypeVar("_Record")
-
-
-def _manifest(raw: Any, where: Path) -> Manifest:
-    values = _checked(Manifest, raw, where, "manifest")
-    for name, kind in (("artifacts", Artifact), ("missing", Missing), ("outputs", OutputSpec)):
-        values[name] = tuple(_record(kind, item, where) for item in values[name])
-    for name, single in (("input", InputSpec), ("operating_point", OperatingPoint), ("training", Training)):
-        values[name] = _record(single, values[name], where)
-    if values["calibration"] is not None:
-        values["calibration"] = _record(Calibration, values["calibration"], where)
-    values["labels"] = tuple(values["labels"])
-    manifest = Manifest(**values)
-    if manifest.schema != SCHEMA:
-        raise BundleError(f"{where}: schema {manifest.schema}; this edgekit reads {SCHEMA}")
-    if manifest.input.resize != RESIZE or {output.name: output.kind for output in manifest.outputs} != OUTPUT_KINDS:
-        raise BundleError(f"{where}: inputs or outputs that this edgekit does not know; upgrade edgekit")
-    if not 0.0 < manifest.operating_point.threshold < 1.0:
-        raise BundleError(f"{where}: threshold {manifest.operating_point.threshold} lies outside 0..1")
-    for artifact in manifest.artifacts:
-        if artifact.engine not in ENGINE_ORDER or artifact.precision not in PRECISIONS or not artifact.files:
-            raise BundleError(f"{where}: unknown artifact {artifact.engine} {artifact.precision}")
-        for file in artifact.files:
-            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
-                raise BundleError(f"{where}: file {file.path!r} lies outside the bundle")
-    return manifest
-
-
-def _record(kind: type[_Record], raw: Any, where: Path) -> _Record:
-    values = _checked(kind, raw, where, kind.__name__)
-    if kind is Artifact:
-        values["files"] = [_record(BundleFile, item, where) for item in values["files"]]
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-def _checked(kind: type[Any], raw: Any, where: Path, what: str) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise BundleError(f"{where}: {what} is not an object")
-    names = {item.name for item in fields(kind)}
-    if unknown := raw.keys() - names:
-        raise BundleError(f"{where}: unknown keys {sorted(unknown)} in {what}; written by a newer edgekit?")
-    if absent := names - raw.keys():
-        raise BundleError(f"{where}: keys {sorted(absent)} are missing in {what}")
-    for item in fields(kind):
-        if not _fits(raw[item.name], item.type):
-            raise BundleError(f"{where}: {item.name} in {what} has the wrong type ({type(raw[item.name]).__name__})")
-    return dict(raw)
+def _decode(kind: Any, raw: Any, where: Path, what: str) -> Any:
+    """A JSON value as a value of type `kind`, records and tuples made of their parts. Raises BundleError."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # something or null
+        return None if raw is None else _decode(options[0], raw, where, what)
+    if is_dataclass(kind):
+        return _record(kind, raw, where, what)
+    if not _fits(raw, kind):
+        raise BundleError(f"{where}: {what} has the wrong type ({type(raw).__name__})")
+    if origin is tuple:
+        kinds = options[:1] * len(raw) if options[-1] is Ellipsis else options
+        return tuple(_decode(part, item, where, f"an item of {what}") for part, item in zip(kinds, raw, strict=True))
+    return raw
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value can be a field of type `kind`; records and optional fields are checked where they are read."""
+    """Whether a JSON value can be one of type `kind`; the items of a tuple are looked at when they are decoded."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return isinstance(value, list) and (options[-1] is Ellipsis or len(value) == len(options))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
+    if origin is Literal:
+        return isinstance(value, str)  # the record knows which ones there are
     if kind in (str, int, float):
         return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(item, get_args(kind)[1]) for item in value.values())
     return True
+
+
+def _record(kind: Any, raw: Any, where: Path, what: str) -> Any:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where}: {what} is not an object")
+    types = {item.name: item.type for item in fields(kind)}
+    if unknown := raw.keys() - types:
+        raise BundleError(f"{where}: unknown keys {sorted(unknown)} in {what}; written by a newer edgekit?")
+    if absent := types.keys() - raw:
+        raise BundleError(f"{where}: keys {sorted(absent)} are missing in {what}")
+    values = {name: _decode(part, raw[name], where, f"{name} of {what}") for name, part in types.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}") from error

@@ -53,15 +53,20 @@ def write_overlay(path: Path, pixels: GreyImage, prediction: Prediction) -> None
 
 
 def prediction_record(file: Path, prediction: Prediction) -> dict[str, Any]:
-    """One prediction as predictions.json holds it; the box is x, y, width, height in pixels, null without a lesion."""
-    mask = prediction.mask.astype(np.uint8)
+    """One prediction as predictions.json holds it.
+
+    malignancy: probability of the positive label. The box is x, y, width, height in pixels, null without a lesion. What the
+    network has no output for is null, and `probabilities` empty.
+    """
+    mask = None if prediction.mask is None else prediction.mask.astype(np.uint8)
     timing = prediction.timing
     return {
         "image": str(file),
         "decision": prediction.decision,
         "malignancy": prediction.malignancy,
-        "lesion_area_px": int(np.count_nonzero(mask)),
-        "lesion_box_px": list(cv2.boundingRect(mask)) if mask.any() else None,
+        "probabilities": prediction.probabilities,
+        "lesion_area_px": None if mask is None else int(np.count_nonzero(mask)),
+        "lesion_box_px": list(cv2.boundingRect(mask)) if mask is not None and mask.any() else None,
         "timing_ms": {
             "preprocess": timing.preprocess_ms,
             "infer": timing.infer_ms,

@@ -7,10 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frame import GreyImage
+from edge.interpretation import NORMAL
 from edge.predictor import Prediction
 
-# Blue, orange and grey of Okabe and Ito's palette, told apart with any colour vision (BGR).
-COLOURS: Final = {"benign": (178, 114, 0), "malignant": (0, 159, 230), "normal": (160, 160, 160)}
+# Orange, grey and blue of Okabe and Ito's palette, told apart with any colour vision (BGR).
+POSITIVE_COLOUR: Final = (0, 159, 230)
+NORMAL_COLOUR: Final = (160, 160, 160)
+OTHER_COLOUR: Final = (178, 114, 0)
 DISCLAIMER: Final = "Research use only - not a medical device"
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _CAPTION: Final = 44
@@ -19,7 +22,7 @@ _CAPTION: Final = 44
 def draw_overlay(
     pixels: GreyImage, prediction: Prediction, *, true_mask: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Return the frame with the lesion's outline and a caption below it.
+    """Return the frame with the lesion's outline, where the network draws one, and a caption below it.
 
     pixels: (H, W) uint8. true_mask: (H, W) bool, outlined thin and white. Returns (H + 44, max(W, 360), 3) uint8 BGR; the
     frame's own pixels stay where they are.
@@ -30,14 +33,33 @@ def draw_overlay(
     picture[:] = pixels[:, :, None]
     if true_mask is not None:
         _outline(picture, true_mask, (255, 255, 255), 1)
-    colour = COLOURS[prediction.decision]
-    _outline(picture, prediction.mask, colour, 2)
+    colour = decision_colour(prediction)
+    if prediction.mask is not None:
+        _outline(picture, prediction.mask, colour, 2)
     canvas[:height, :width] = picture
-    found = "lesion" if prediction.mask.any() else "no lesion"
-    text = f"{prediction.decision}  p(malignant) {prediction.malignancy:.2f}  {found}"
-    cv2.putText(canvas, text, (6, height + 18), _FONT, 0.5, colour, 1, cv2.LINE_AA)
+    text = caption(prediction)
+    (needed, _), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
+    size = 0.5 * min(1.0, (canvas.shape[1] - 12) / needed)  # a label can have any length
+    cv2.putText(canvas, text, (6, height + 18), _FONT, size, colour, 1, cv2.LINE_AA)
     cv2.putText(canvas, DISCLAIMER, (6, height + 36), _FONT, 0.4, (200, 200, 200), 1, cv2.LINE_AA)
     return canvas
+
+
+def caption(prediction: Prediction) -> str:
+    """The call, the probability it was made by and whether there is an outline, as far as the network says so."""
+    parts = [prediction.decision]
+    if prediction.malignancy is not None:
+        parts.append(f"p({prediction.positive}) {prediction.malignancy:.2f}")
+        if prediction.mask is not None:
+            parts.append("lesion" if prediction.mask.any() else "no lesion")
+    return "  ".join(parts)
+
+
+def decision_colour(prediction: Prediction) -> tuple[int, int, int]:
+    """Orange for the positive label, grey for normal, blue for anything else, BGR."""
+    if prediction.decision == prediction.positive:
+        return POSITIVE_COLOUR
+    return NORMAL_COLOUR if prediction.decision == NORMAL else OTHER_COLOUR
 
 
 def tile(pictures: list[NDArray[np.uint8]], *, columns: int) -> NDArray[np.uint8]:

@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import EngineError
 from edge.frame import GreyImage
-from edge.preprocess import mask_to_frame, preprocess, sigmoid
+from edge.interpretation import Interpretation
+from edge.preprocess import mask_to_frame, preprocess
 
-Decision = Literal["benign", "malignant", "normal"]
 Clock = Callable[[], int]
 
 LESION_LEVEL: Final = 128
@@ -25,7 +24,10 @@ class Engine(Protocol):
     """An inference engine with a network loaded."""
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
-        """Run the network on one (height, width) uint8 image of its input size; outputs by name, batch axis included."""
+        """Run the network on one (height, width) uint8 image of its input size.
+
+        Outputs by name, each of the shape that the ONNX graph gives it: batch axis included, images as NCHW.
+        """
         ...
 
     def close(self) -> None:
@@ -48,40 +50,40 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What the network says of one frame.
+    """What the network says of one frame; None where it has no such output.
 
     mask_level: (H, W) uint8, probability of lesion in steps of 1/255 at the frame's own size.
-    malignancy: probability that the lesion is malignant, 0..1.
-    decision: the class at the bundle's operating point; "normal" where the mask is empty and malignancy below it.
-    mask_logits: (h, w) float32, the network's own mask before it is brought to the frame.
+    mask_probability: (h, w) float32, the same at the network's resolution, before it is brought to the frame.
+    probabilities: of each label, 0..1; empty without a class output. positive: the label that the operating point is for.
+    decision: the call, a label, "normal" or "lesion"; `edge.interpretation.Interpretation.decide` says when.
+    outputs: all that the network gave, as it gave it.
     """
 
-    mask_level: GreyImage
-    mask_logits: NDArray[np.float32]
-    malignancy: float
-    decision: Decision
+    mask_level: GreyImage | None
+    mask_probability: NDArray[np.float32] | None
+    probabilities: dict[str, float]
+    positive: str | None
+    decision: str
     timing: Timing
+    outputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(H, W) bool, True on lesion."""
-        return self.mask_level >= LESION_LEVEL
+    def malignancy(self) -> float | None:
+        """Probability of the positive label, of EMT-Net and its like "malignant", 0..1; None without a class output."""
+        return None if self.positive is None else self.probabilities[self.positive]
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(H, W) bool, True on lesion; None without a mask output."""
+        return None if self.mask_level is None else self.mask_level >= LESION_LEVEL
 
 
 class Predictor:
-    """An engine with the preprocessing and the operating point that belong to its network. Not thread-safe."""
+    """An engine with the interpretation that belongs to its network. Not thread-safe."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        input_size: tuple[int, int],
-        threshold: float,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
+    def __init__(self, engine: Engine, interpretation: Interpretation, *, clock: Clock = time.perf_counter_ns) -> None:
         self.engine = engine
-        self.input_size = input_size
-        self.threshold = threshold
+        self.interpretation = interpretation
         self._clock = clock
 
     @classmethod
@@ -104,33 +106,27 @@ class Predictor:
         from edge.engines import open_artifact
 
         opened = Bundle.open_or_builtin(bundle)
+        interpretation = opened.manifest.interpretation()
         artifact = opened.choose(engine=engine, precision=precision)
-        manifest = opened.manifest
-        return cls(
-            open_artifact(opened, artifact, threads=threads, device=device),
-            input_size=(manifest.input.height, manifest.input.width),
-            threshold=manifest.operating_point.threshold,
-        )
+        return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation)
 
     def predict(self, pixels: GreyImage) -> Prediction:
         """Segment and classify one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""
+        how = self.interpretation
         started = self._clock()
-        image = preprocess(pixels, self.input_size)
+        image = preprocess(pixels, how.input_size, resize=how.resize)
         prepared = self._clock()
         outputs = self.engine.infer(image)
         inferred = self._clock()
-        height, width = pixels.shape
-        logits = np.squeeze(outputs["mask"])
-        malignancy = float(sigmoid(np.ravel(outputs["malignancy"]))[0])
-        if np.isnan(malignancy) or np.isnan(logits).any():  # else no comparison holds and the call would be "normal"
-            raise EngineError("the network's output is not a number; export the bundle again from a sound checkpoint")
-        level = mask_to_frame(logits, (height, width))
-        decision: Decision = "malignant" if malignancy >= self.threshold else "benign"
-        if decision == "benign" and not (level >= LESION_LEVEL).any():
-            decision = "normal"
+        probabilities = how.label_probabilities(outputs)
+        mask = how.lesion_probability(outputs)
+        level = None
+        if mask is not None:
+            level = mask_to_frame(mask, pixels.shape, input_size=how.input_size, resize=how.resize)
+        decision = how.decide(probabilities, lesion=level is not None and bool((level >= LESION_LEVEL).any()))
         finished = self._clock()
         timing = Timing((prepared - started) / 1e6, (inferred - prepared) / 1e6, (finished - inferred) / 1e6)
-        return Prediction(level, logits, malignancy, decision, timing)
+        return Prediction(level, mask, probabilities, how.positive, decision, timing, outputs)
 
     def close(self) -> None:
         """Release the engine."""

@@ -61,13 +61,15 @@ def write_json(path: Path | None, record: Any) -> None:
 
 
 def describe(bundle: Bundle) -> None:
-    """Say what a bundle is, and loudly when it was calibrated on synthetic images."""
+    """Say what must be known of a bundle: calibrated on synthetic images, guessed outputs, artifacts it lacks."""
     manifest = bundle.manifest
     if manifest.phantom_calibrated:
         notice(
             f"{bundle.path.name} was calibrated on phantoms, not on real frames; "
             "calibrate with --calibration DIR before anyone relies on it"
         )
+    for guess in manifest.guesses:
+        notice(f"guessed at export: {guess}")
     for missing in manifest.missing:
         notice(f"{missing.engine} {missing.precision} is missing: {missing.reason}")
 

@@ -24,7 +24,7 @@ from edge.predictor import Predictor
 from edgekit.console import describe, err, notice, number, out, progress, table, write_json
 from edgekit.tables import bench_table, drift_tables
 from emtnet.weights import SHIPPED
-from quantize.export import export_checkpoint
+from quantize import export
 
 PHANTOM_COUNT: Final = 40
 PHANTOM_SEED: Final = 900_000
@@ -48,7 +48,7 @@ def run_demo(
         calibration = calibration_frames(source, progress=progress("calibration frames"))
     else:
         calibration = phantom_frames(progress=progress("phantoms"))
-    bundle = export_checkpoint(
+    bundle = export(
         SHIPPED,
         folder / "bundle",
         calibration=calibration,

@@ -32,8 +32,8 @@ def drift_tables(report: DriftReport) -> None:
     if report.labelled and report.reference is not None:
         rows: list[tuple[object, ...]] = [("onnx fp32 (reference)", *metric_cells(report.reference), "", "")]
         for a in report.artifacts:
-            assert a.metrics is not None and a.flips is not None
-            flips = f"{a.flips['malignant_to_benign']} / {a.flips['benign_to_malignant']}"
+            assert a.metrics is not None
+            flips = f"{a.flips['malignant_to_benign']} / {a.flips['benign_to_malignant']}" if a.flips else number(None)
             rows.append((f"{a.engine} {a.precision}", *metric_cells(a.metrics), flips, "yes" if a.passed else "NO"))
         table(
             f"Drift on {report.frames} frames",
@@ -41,21 +41,33 @@ def drift_tables(report: DriftReport) -> None:
             rows,
         )
     else:
-        notice("the frames have no labels: agreement only")
+        notice("the frames have no labels, or the network no mask or class output: agreement only")
     table(
         f"Agreement on {report.frames} frames",
-        ("", "against", "mean |Δmask|", "mask Dice min", "1 %", "median", "mean |Δp|", "99 %", "max |Δp|"),
+        (
+            "",
+            "against",
+            "mean |Δmask|",
+            "mask Dice min",
+            "1 %",
+            "median",
+            "mean |Δp|",
+            "99 %",
+            "max |Δp|",
+            "|Δ| / range",
+        ),
         [
             (
                 f"{a.engine} {a.precision}",
                 against,
-                f"{g.mask_mean:.5f}",
+                number(g.mask_mean, 5),
                 number(g.mask_dice_min),
                 number(g.mask_dice_p01),
                 number(g.mask_dice_median),
-                f"{g.malignancy_mean:.5f}",
+                number(g.malignancy_mean, 5),
                 number(g.malignancy_p99),
                 number(g.malignancy_max),
+                number(g.worst_output, 5),
             )
             for a in report.artifacts
             for against, g in (("FP32", a.agreement), ("INT8 referee", a.engine_agreement))

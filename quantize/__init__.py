@@ -1,1 +1,57 @@
-"""Checkpoint → ONNX → QDQ ONNX → OpenVINO IR and TFLite → bundle. `quantize.export` is the pipeline."""
+"""Checkpoint or ONNX → QDQ ONNX → OpenVINO IR and TFLite → bundle; `export` does all of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantize.description import Description
+
+if TYPE_CHECKING:
+    import onnx
+
+    from calibration.subset import CalibrationFrames
+    from edge.bundle import Bundle
+    from quantize.onnx_graph import WeightRange
+
+__all__ = ["Description", "export"]
+
+
+def export(
+    model: "Path | str | onnx.ModelProto",
+    out: Path | str,
+    *,
+    calibration: "CalibrationFrames | None" = None,
+    description: Description | None = None,
+    int8: bool = True,
+    engines: Sequence[str] = (),
+    precisions: Sequence[str] = ("fp32", "int8"),
+    weight_range: "WeightRange" = "full",
+    stage: Callable[[str], None] = lambda name: None,
+) -> "Bundle":
+    """Convert a network to a bundle of FP32 and INT8 artifacts for ONNX Runtime, OpenVINO and LiteRT.
+
+    model: an ONNX file or model of one image input, or an EMT-Net checkpoint (.safetensors). out: the bundle's folder; it
+    appears whole or not at all. calibration: frames for the INT8 ranges, (H, W) uint8 each (`calibration.subset`); 300 phantoms
+    when None. description: how an ONNX network's input and outputs are to be read; what is not said is guessed where that is
+    safe, and listed in the manifest. int8: make INT8 artifacts beside the FP32 ones; a network that came with quantisers gives
+    INT8 ones only, with its own scales. engines: those asked for by name ("onnx", "openvino", "litert"), which must succeed;
+    with none named all are tried and what cannot be made is listed as missing, with the reason. precisions: what to keep in
+    the bundle. weight_range: "half" for x86 processors without VNNI. stage: called with a line for each step.
+
+    Raises ConversionError when the network cannot be converted, CalibrationError with too few frames, DataError for a file that
+    cannot be read, BundleError and SinkError when `out` cannot be written.
+    """
+    from calibration.subset import phantom_frames
+    from quantize.pipeline import export_network, read_network
+
+    network = read_network(Path(model) if isinstance(model, str) else model, description)
+    return export_network(
+        network,
+        Path(out),
+        calibration=phantom_frames() if calibration is None else calibration,
+        int8=int8,
+        engines=engines,
+        precisions=precisions,
+        weight_range=weight_range,
+        stage=stage,
+    )

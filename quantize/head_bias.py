@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.frame import GreyImage
-from quantize.onnx_graph import INPUT_NAME, plain_session
+from quantize.onnx_graph import plain_session
 
 
 def match_score_means(
     quantised: onnx.ModelProto, reference: onnx.ModelProto, frames: Sequence[GreyImage]
 ) -> onnx.ModelProto:
-    """Return a copy of `quantised` whose one-value outputs have the mean of `reference`'s over `frames`.
+    """Return a copy of `quantised` whose class scores have the mean of `reference`'s over `frames`.
 
-    frames: preprocessed (height, width) uint8. Outputs whose last layer has no constant bias stay as they are.
+    frames: preprocessed (height, width) uint8. Class scores are outputs of one value for each value of their last layer's bias;
+    the others stay as they are.
     """
     result = onnx.ModelProto()
     result.CopyFrom(quantised)
@@ -33,20 +34,26 @@ def match_score_means(
         head = producers[output.name]
         bias = constants.get(head.input[2]) if head.op_type in ("Gemm", "Conv") and len(head.input) > 2 else None
         values = np.prod([dim.dim_value for dim in output.type.tensor_type.shape.dim])
-        if bias is not None and values == 1:
+        if bias is not None and values == np.prod(bias.dims):
             biases[output.name] = bias
     if not biases:
         return result
     names = list(biases)
-    shifts = _mean_outputs(reference, names, frames) - _mean_outputs(quantised, names, frames)
-    for bias, shift in zip(biases.values(), shifts, strict=True):
-        bias.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(bias) + shift).astype(np.float32), bias.name))
+    wanted, got = (_mean_outputs(model, names, frames) for model in (reference, quantised))
+    for name, bias in biases.items():
+        values = np.asarray(numpy_helper.to_array(bias))
+        moved = values + (wanted[name] - got[name]).reshape(values.shape)
+        bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
     return result
 
 
-def _mean_outputs(model: onnx.ModelProto, names: list[str], frames: Sequence[GreyImage]) -> NDArray[np.float64]:
+def _mean_outputs(
+    model: onnx.ModelProto, names: list[str], frames: Sequence[GreyImage]
+) -> dict[str, NDArray[np.float64]]:
     session = plain_session(model)  # fused kernels round otherwise: enough to move the mean by 1e-3
-    totals = np.zeros(len(names))
+    feed = session.get_inputs()[0].name
+    totals: dict[str, NDArray[np.float64]] = {}
     for frame in frames:
-        totals += [float(value.item()) for value in session.run(names, {INPUT_NAME: frame[None, None]})]
-    return totals / len(frames)
+        for name, value in zip(names, session.run(names, {feed: frame[None, None]}), strict=True):
+            totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
+    return {name: total / len(frames) for name, total in totals.items()}

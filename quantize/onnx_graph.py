@@ -6,24 +6,31 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
 
 from edge.errors import ConversionError
 from edge.frame import GreyImage
 
 OPSET: Final = 18
+QUANTISERS: Final = ("QuantizeLinear", "DequantizeLinear")
+OLDEST_OPSET: Final = 13
+"""Quantisers have one scale a channel from here on; older graphs are converted to `OPSET`."""
+_OPSET_OF_ONE_RESIZE: Final = 10
 INPUT_NAME: Final = "image"
 OUTPUT_NAMES: Final = ("mask", "malignancy")
+LARGEST_SIDE: Final = 1 << 16
 TORCH_TOLERANCE: Final = 1e-4
 
 Array = NDArray[Any]
+WeightRange = Literal["full", "half"]
+"""How much of INT8 weights use: "half" keeps the INT16 sums of older x86 from saturating."""
 
 
 @dataclass(slots=True)
@@ -44,13 +51,18 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class OnnxGraph:
-    """A static ONNX graph as records: nodes in order, constants as arrays, shapes of everything."""
+    """A static ONNX graph as records: nodes in order, constants as arrays, shapes and types of everything.
+
+    unknown: tensors whose shape no one can tell before the network runs, with the reason; their shape is ().
+    """
 
     nodes: list[Node]
     constants: dict[str, Array]
     shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype[Any]]
     inputs: dict[str, np.dtype[Any]]
     outputs: list[str]
+    unknown: dict[str, str] = field(default_factory=dict)
 
     def consumers(self) -> dict[str, list[Node]]:
         """Nodes that read each tensor."""
@@ -66,37 +78,127 @@ class OnnxGraph:
 
 
 def read_graph(model: onnx.ModelProto) -> OnnxGraph:
-    """Read a model whose shapes are all static. Raises ConversionError for dynamic or wrong shapes and subgraphs."""
-    try:
-        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as error:
-        raise ConversionError(f"ONNX cannot infer the graph's shapes: {error}") from error
-    graph = inferred.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    """Read a model. Raises ConversionError when it is not valid ONNX or an input's shape is not fixed."""
+    graph = checked(model).graph
+    constants = {tensor.name: _values(tensor) for tensor in graph.initializer}
+    outputs = [value.name for value in graph.output]
     nodes: list[Node] = []
     aliases: dict[str, str] = {}
     for proto in graph.node:
-        attributes = {item.name: _attribute(item) for item in proto.attribute}
         inputs = [aliases.get(name, name) for name in proto.input]
-        if proto.op_type == "Constant":
-            constants[proto.output[0]] = np.asarray(attributes.get("value", next(iter(attributes.values()))))
-        elif proto.op_type == "Identity" and proto.output[0] not in {value.name for value in graph.output}:
+        op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        attributes = {item.name: _attribute(item) for item in proto.attribute}
+        if op == "Constant" and "sparse_value" not in attributes:
+            constants[proto.output[0]] = np.asarray(next(iter(attributes.values())))
+        elif op == "Identity" and proto.output[0] not in outputs:
             aliases[proto.output[0]] = inputs[0]
         else:
-            name = proto.name or proto.output[0]
-            nodes.append(Node(proto.op_type, name, inputs, list(proto.output), attributes))
-    shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in constants.items()}
+            nodes.append(
+                Node(op, proto.name or next(filter(None, proto.output), ""), inputs, list(proto.output), attributes)
+            )
+    result = OnnxGraph(nodes, constants, {}, {}, {}, outputs)
+    result.shapes.update({name: array.shape for name, array in constants.items()})
+    result.dtypes.update({name: array.dtype for name, array in constants.items()})
     for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if any(not dim.HasField("dim_value") for dim in dims):
-            raise ConversionError(f"tensor {value.name!r} has a dynamic shape; export the network with a fixed one")
-        shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    inputs_by_name = {
-        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        for value in graph.input
-        if value.name not in constants
-    }
-    return OnnxGraph(nodes, constants, shapes, inputs_by_name, [value.name for value in graph.output])
+        _note_type(result, value)
+    _note_inputs(result, graph)
+    for node in nodes:
+        for name in filter(None, node.outputs):
+            if name not in result.shapes:
+                result.shapes[name] = ()
+                result.unknown[name] = (
+                    "ONNX does not know the shape of its output; it is no standard operator, or depends on data"
+                )
+    return result
+
+
+def _note_inputs(result: OnnxGraph, graph: onnx.GraphProto) -> None:
+    for value in graph.input:
+        if value.name in result.constants:
+            continue
+        if value.name in result.unknown:
+            raise ConversionError(
+                f"input {value.name!r}: {result.unknown[value.name]}; export the network with a fixed shape"
+            )
+        if not isinstance(value.name, str):
+            raise ConversionError(f"input {value.name!r}: its name is no text; give it another")
+        if max(result.shapes[value.name], default=1) > LARGEST_SIDE:
+            raise ConversionError(f"input {value.name!r} of shape {result.shapes[value.name]} is no image; resize it")
+        result.inputs[value.name] = result.dtypes[value.name]
+
+
+def checked(model: onnx.ModelProto, *, at_least: int = OLDEST_OPSET) -> onnx.ModelProto:
+    """A checked copy with shapes inferred and functions inlined; one older than opset `at_least` is brought to 18.
+
+    Raises ConversionError when it is not valid ONNX.
+    """
+    try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        onnx.checker.check_model(model)
+        if opset_of(model) < at_least:
+            model = _converted(model)
+        return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+        raise ConversionError(f"not a valid ONNX network: {_first_line(error)}") from error
+    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, MemoryError) as error:  # the converter's
+        raise ConversionError(f"opset {opset_of(model)} cannot be brought to {OPSET}: {_first_line(error)}") from error
+
+
+def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` in `OPSET`. Until opset 10 a Resize had one rule; the converter leaves it to the default of the newer ones."""
+    converted = version_converter.convert_version(model, OPSET)
+    if opset_of(model) <= _OPSET_OF_ONE_RESIZE:
+        for node in converted.graph.node:
+            if node.op_type == "Resize":
+                rules = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+                node.attribute.extend(helper.make_attribute(name, value) for name, value in rules.items())
+    return converted
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operators that a model uses; 1 when it does not say."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _values(tensor: onnx.TensorProto) -> Array:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise ConversionError(f"constant {tensor.name!r} is damaged: {_first_line(error)}") from error
+
+
+def _note_type(graph: OnnxGraph, value: onnx.ValueInfoProto) -> None:
+    kind = value.type.WhichOneof("value")
+    name = value.name
+    if kind != "tensor_type":
+        graph.shapes[name], graph.unknown[name] = (
+            (),
+            f"a {(kind or 'value without type').replace('_type', '')}, not a tensor",
+        )
+        return
+    tensor = value.type.tensor_type
+    if tensor.elem_type:
+        try:
+            graph.dtypes[name] = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        except KeyError as error:
+            raise ConversionError(f"tensor {name!r} has a type that ONNX does not know: {tensor.elem_type}") from error
+    if not tensor.HasField("shape") or any(dim.dim_value <= 0 for dim in tensor.shape.dim):
+        dims = ", ".join(
+            dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim
+        )
+        graph.shapes[name], graph.unknown[name] = (
+            (),
+            f"its shape ({dims}) is not fixed" if dims else "its shape is not known",
+        )
+        if tensor.HasField("shape") and not tensor.shape.dim:
+            del graph.unknown[name]  # a scalar
+        return
+    graph.shapes[name] = tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
 def export_torch(network: torch.nn.Module, size: tuple[int, int], frames: Sequence[GreyImage]) -> onnx.ModelProto:
@@ -155,11 +257,9 @@ def plain_session(model: onnx.ModelProto) -> ort.InferenceSession:
 def _attribute(proto: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(proto)
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    if isinstance(value, onnx.GraphProto):
-        raise ConversionError(f"attribute {proto.name!r} holds a subgraph (control flow), which is not supported")
+        return _values(value)
     return value
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import nncf
 import onnx
@@ -16,9 +16,8 @@ from nncf.quantization.advanced_parameters import (
 
 from edge.errors import CalibrationError, ConversionError
 from edge.frame import GreyImage
-from quantize.onnx_graph import INPUT_NAME
+from quantize.onnx_graph import WeightRange
 
-WeightRange = Literal["full", "half"]
 MIN_FRAMES: Final = 8
 """Fewer calibration frames than this give ranges that depend on which ones they are."""
 
@@ -38,7 +37,7 @@ def quantise(
         overflow_fix=OverflowFix.DISABLE if weight_range == "full" else OverflowFix.ENABLE,
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
-    feeds = nncf.Dataset([{INPUT_NAME: frame[None, None]} for frame in frames])
+    feeds = nncf.Dataset([{model.graph.input[0].name: frame[None, None]} for frame in frames])
     with _quiet_nncf():
         try:
             quantised: onnx.ModelProto = nncf.quantize(

@@ -1,207 +1,329 @@
 """Make a QDQ graph complete, so that every engine sees the same quantisers.
 
-NNCF places quantisers where OpenVINO wants them. TFLite cannot requantise inside an interpolation, a pooling or a
-concatenation, and OpenVINO 2026.4 was seen to be wrong by up to 0.9 of the output range behind a concatenation of int8 with
-a zero point other than 0, and right with the same grid in uint8. Three rules follow:
+NNCF places quantisers where OpenVINO wants them. TFLite stores every tensor between two INT8 operators in INT8, cannot
+requantise inside an interpolation, a pooling or a concatenation, and fixes the output scale of some functions; OpenVINO 2026.4
+is wrong behind a concatenation of int8, and right with the same grid in uint8 (docs/qdq-to-tflite.md). The rules that follow:
 
-- the input's quantiser is exactly the pixel: scale 1/128, so that (p − 128) / 128 is not rounded;
+- the input's quantiser is exactly the pixel, so that (p − c) / s is not rounded;
+- a tensor between two INT8 operators has a quantiser, calibrated where NNCF gave none (`quantize/missing.py`);
+- Sigmoid, Softmax, Tanh and HardSigmoid write the one grid that TFLite has for them;
 - tensors tied by a range-preserving operator (Resize, pooling, Concat, reshapes) share one quantiser, in uint8;
-- a Concat of quantised tensors has a quantiser behind it, as has every operator that only moves quantised values.
+- an operator that only moves quantised values has a quantiser behind it, the same one;
+- constants between quantised tensors have a quantiser;
+- the bias of an INT8 layer is a whole number of input scale times weight scale, as the INT32 accumulator holds it;
+- a tensor that is quantised for one reader is quantised for all: an INT8 engine has only the one.
 
-A tensor that is quantised for one reader is quantised for all (`require_single_view`): an INT8 engine has only the one.
+The last layer of a head has no quantiser behind it: it runs in float.
 """
 
 import functools
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edge.errors import ConversionError
+from edge.frame import GreyImage
+from quantize.missing import MOVES, Range, parameters_of, quantise_missing, widen_pooled
+from quantize.onnx_edit import GraphEditor, copy_of
+from quantize.onnx_graph import Array, WeightRange
 
-INPUT_SCALE: Final = 1.0 / 128.0
-_MOVES: Final = frozenset({"Concat", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
-_CONTAINED: Final = _MOVES | {"Resize", "AveragePool"}  # no value beyond those of the inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The real interval that an 8-bit quantiser spans."""
-
-    low: float
-    high: float
-
-    def __or__(self, other: "Range") -> "Range":
-        return Range(min(self.low, other.low), max(self.high, other.high))
+_TIED: Final = MOVES | {"Resize", "AveragePool", "Max", "Min"}
+_LARGEST: Final = 2.0**30
+_JOINING: Final = frozenset({"Concat", "Max", "Min"})
+_WITH_CONSTANTS: Final = frozenset({"Add", "Sub", "Mul", "Max", "Min", "PRelu"})
+_FIXED: Final = {"Sigmoid": (256.0, 0), "Softmax": (256.0, 0), "Tanh": (128.0, 128), "HardSigmoid": (255.0, 0)}
+"""Steps to 1 and uint8 zero point of functions with one INT8 output grid."""
 
 
-def complete(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of the QDQ `model` that keeps the rules above. Raises ConversionError when one cannot be kept."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+def complete(
+    model: onnx.ModelProto, frames: Sequence[GreyImage] = (), *, weight_range: WeightRange = "full"
+) -> onnx.ModelProto:
+    """Return a copy of the QDQ `model` that keeps the rules above.
+
+    frames: preprocessed (height, width) uint8 images for the scales that NNCF did not give; without them none is added.
+    weight_range: of layers that NNCF left in float.
+    Raises ConversionError when a rule cannot be kept.
+    """
+    result = copy_of(model)
     result.graph.ClearField("value_info")  # types change where quantisers do
-    editor = _Editor(result.graph)
+    if frames:
+        result = widen_pooled(result, frames)
+        result = quantise_missing(result, frames, largest_weight=127 if weight_range == "full" else 63)
+    editor = QuantiserEditor(result.graph)
     editor.pin_input()
+    editor.fix_functions()
     editor.quantise_moves()
     editor.share_quantisers()
+    editor.quantise_constants()
     editor.require_single_view()
-    editor.drop_unused_constants()
+    editor.round_biases()
+    editor.drop_unused()
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-class _Editor:
+def store_as_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a foreign QDQ `model` with a Concat in it whose activations are uint8: the same grids.
+
+    OpenVINO 2026.4 is wrong behind a Concat of int8 (benchmarks/openvino_concat.py). Integers that anything but a
+    DequantizeLinear reads stay as they are, and so does a model without Concat.
+    """
+    result = copy_of(model)
+    if not any(node.op_type == "Concat" for node in result.graph.node):
+        return result
+    result.graph.ClearField("value_info")
+    editor = QuantiserEditor(result.graph)
+    consumers = editor.consumers()
+    for quantiser in editor.activation_quantisers():
+        readers = consumers.get(quantiser.output[0], [])
+        if all(reader.op_type == "DequantizeLinear" for reader in readers) and editor.is_int8(quantiser):
+            scale, zero_point = editor.parameters(quantiser)
+            editor.set_parameters(quantiser, np.float32(scale), np.uint8(zero_point))
+    editor.drop_unused()
+    return result
+
+
+class QuantiserEditor(GraphEditor):
     """The passes over one graph; tables are rebuilt where a pass changes the structure."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-
     def pin_input(self) -> None:
-        """Set the quantiser behind the normalisation (p − 128) / 128 to the pixel grid."""
-        producers = self._producers()
-        for quantiser in self._activation_quantisers():
+        """Set the quantiser behind the normalisation (p − c) / s to the pixel grid.
+
+        A c between two pixels is rounded, and what that shifts the image by goes into the bias of the layers that read it.
+        """
+        producers = self.producers()
+        for quantiser in self.activation_quantisers():
             node = producers.get(quantiser.input[0])
-            if node is None or node.op_type != "Div":
+            before = producers.get(node.input[0]) if node is not None and node.op_type == "Div" else None
+            if node is None or before is None or before.op_type != "Sub":
                 continue
-            before = producers.get(node.input[0])
-            if before is None or before.op_type != "Sub" or self._scalar(node.input[1]) != 128.0:
+            offset, scale = self.scalar(before.input[1]), self.scalar(node.input[1])
+            if offset is None or scale is None or not 0.0 <= np.rint(offset) <= 255.0 or scale <= 0:
                 continue
-            if self._scalar(before.input[1]) == 128.0:
-                self._set(quantiser, np.float32(INPUT_SCALE), np.int8(0))
+            pixel = float(np.rint(offset))
+            if pixel != offset:
+                if not self._shift_bias(quantiser, (pixel - offset) / scale):
+                    continue
+                before.input[1] = self.add_constant(f"{before.output[0]}_pixel", np.float32(pixel))
+            self.set_parameters(quantiser, np.float32(1.0 / scale), np.int8(pixel - 128))
+
+    def _shift_bias(self, quantiser: onnx.NodeProto, shift: float) -> bool:
+        """Make up for an input that is `shift` too small; False, with nothing done, when a reader is no convolution."""
+        consumers, producers = self.consumers(), self.producers()
+        layers = self._readers_behind(quantiser, consumers)
+        kernels = [self.dequantised(layer.input[1], producers) for layer in layers if layer.op_type == "Conv"]
+        if len(kernels) < len(layers) or any(kernel is None for kernel in kernels):
+            return False
+        for layer, kernel in zip(layers, kernels, strict=True):
+            sums = np.asarray(kernel, np.float64).sum(axis=(1, 2, 3))
+            bias = self.array(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else np.zeros(len(sums))
+            if bias is None:
+                return False
+            name = self.add_constant(f"{layer.output[0]}_pixel_bias", (bias + shift * sums).astype(np.float32))
+            del layer.input[2:]
+            layer.input.append(name)
+        return True
+
+    def _readers_behind(
+        self, quantiser: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]
+    ) -> list[onnx.NodeProto]:
+        """What reads the tensor of a quantiser, also as three channels alike."""
+        found = []
+        for dequantiser in consumers[quantiser.output[0]]:
+            for reader in consumers.get(dequantiser.output[0], []):
+                if reader.op_type != "Concat" or set(reader.input) != {dequantiser.output[0]}:
+                    found.append(reader)
+                    continue
+                for behind in consumers.get(reader.output[0], []):
+                    is_quantiser = behind.op_type == "QuantizeLinear"
+                    found += self._readers_behind(behind, consumers) if is_quantiser else [behind]
+        return found
+
+    def fix_functions(self) -> None:
+        """Give functions whose INT8 output grid TFLite fixes that one."""
+        producers = self.producers()
+        for quantiser in self.activation_quantisers():
+            node = producers.get(quantiser.input[0])
+            if node is not None and node.op_type in _FIXED:
+                steps, zero_point = _FIXED[node.op_type]
+                self.set_parameters(quantiser, np.float32(1.0 / steps), np.uint8(zero_point))
 
     def quantise_moves(self) -> None:
         """Put a quantiser behind every operator that moves quantised values, is read and has none."""
-        for node in [node for node in self.graph.node if node.op_type in _MOVES]:
-            producers, consumers = self._producers(), self._consumers()  # a pair may just have gone in front
-            sources = [self._quantiser_before(name, producers) for name in self._data_inputs(node)]
-            readers = consumers.get(node.output[0], [])
-            if sources[0] is None or None in sources or not readers:
+        for node in [node for node in self.graph.node if node.op_type in MOVES]:
+            producers = self.producers()  # a pair may just have gone in front
+            sources = [self.quantiser_before(name, producers) for name in data_inputs(node)]
+            if sources[0] is None or None in sources:
                 continue
-            if not any(reader.op_type == "QuantizeLinear" for reader in readers):
-                self._insert_pair(node, like=sources[0], readers=readers)
+            for tensor in node.output:
+                readers = self.consumers().get(tensor, [])
+                if readers and not any(reader.op_type == "QuantizeLinear" for reader in readers):
+                    self.insert_pair(tensor, *(self.array(name) for name in sources[0].input[1:3]))
 
     def share_quantisers(self) -> None:
         """Give tensors tied by range-preserving operators one quantiser that spans them all."""
-        producers, consumers = self._producers(), self._consumers()
         groups = _Groups()
         derived: set[str] = set()
         for node in self.graph.node:
-            if node.op_type not in _CONTAINED:
+            if node.op_type not in _TIED:
                 continue
-            sources = [self._quantiser_before(name, producers) for name in self._data_inputs(node)]
-            after = [reader for reader in consumers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
-            tied = [quantiser for quantiser in (*sources, *after) if quantiser is not None]
+            tied = self.quantisers_around(node)
             for quantiser in tied[1:]:
                 groups.join(tied[0].name, quantiser.name)
-            derived.update(quantiser.name for quantiser in after)
-        by_name = {quantiser.name: quantiser for quantiser in self._activation_quantisers()}
+            derived.update(quantiser.name for quantiser in tied if quantiser.input[0] in node.output)
+        for readers in self.consumers().values():  # one tensor with several quantisers
+            several = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+            for quantiser in several[1:]:
+                if self.parameters(quantiser) != self.parameters(several[0]):
+                    groups.join(several[0].name, quantiser.name)
+        by_name = {quantiser.name: quantiser for quantiser in self.activation_quantisers()}
         for members in groups.sets():
-            grids = {self._parameters(by_name[name]) for name in members if name not in derived}
+            grids = {self.parameters(by_name[name]) for name in members if name not in derived}
             if not grids:
                 continue
             union = functools.reduce(operator.or_, (_span(*grid) for grid in grids))
-            scale, zero_point = grids.pop() if len(grids) == 1 else _parameters_of(union)
+            scale, zero_point = grids.pop() if len(grids) == 1 else parameters_of(union)
             for name in members:
-                self._set(by_name[name], np.float32(scale), np.uint8(zero_point))
+                self.set_parameters(by_name[name], np.float32(scale), np.uint8(zero_point))
+
+    def quantise_constants(self) -> None:
+        """Give a constant that meets quantised tensors in an INT8 operator one symmetric INT8 quantiser.
+
+        A single number needs none: it is exact on a grid of its own.
+        """
+        producers, consumers = self.producers(), self.consumers()
+        for node in list(self.graph.node):
+            if node.op_type not in _WITH_CONSTANTS:
+                continue
+            others = [name for name in node.input if name not in self.constants]
+            quantised = [self.quantiser_before(name, producers) is not None for name in others]
+            if not others or not all(quantised) or not self._is_quantised(node.output[0], consumers):
+                continue
+            for place, name in enumerate(node.input):
+                values = self.array(name)
+                if values is None or values.size == 1 or values.dtype != np.float32:
+                    continue
+                node.input[place] = self._quantised_constant(f"{node.output[0]}_{place}", values, node)
 
     def require_single_view(self) -> None:
         """Readers of the unquantised side of a quantised tensor read the quantised side instead."""
-        consumers = self._consumers()
-        outputs = {value.name for value in self.graph.output}
-        for quantiser in self._activation_quantisers():
+        consumers, outputs = self.consumers(), self.outputs()
+        for quantiser in self.activation_quantisers():
             tensor = quantiser.input[0]
-            readers = consumers[tensor]
-            if tensor in outputs:
-                raise ConversionError(f"output {tensor!r} is quantised for another reader; heads must end in float")
             pair = [reader for reader in consumers[quantiser.output[0]] if reader.op_type == "DequantizeLinear"]
-            for reader in readers:
-                if reader.op_type == "QuantizeLinear" or not pair:
-                    continue
-                for index, name in enumerate(reader.input):
-                    if name == tensor:
-                        reader.input[index] = pair[0].output[0]
+            if tensor in outputs or not pair:
+                continue
+            others = [reader for reader in consumers[tensor] if reader.op_type != "QuantizeLinear"]
+            self.redirect(tensor, pair[0].output[0], others)
 
-    def drop_unused_constants(self) -> None:
-        """Remove scales and zero points that shared quantisers replaced."""
-        used = {name for node in self.graph.node for name in node.input}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
-        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+    def round_biases(self) -> None:
+        """Put the bias of every layer that runs in INT8 on the grid of its accumulator.
 
-    def _insert_pair(self, node: onnx.NodeProto, *, like: onnx.NodeProto, readers: list[onnx.NodeProto]) -> None:
-        tensor = node.output[0]
-        scale, zero_point = f"{tensor}_scale", f"{tensor}_zero_point"
-        for name, source in ((scale, like.input[1]), (zero_point, like.input[2])):
-            self._add_constant(numpy_helper.from_array(numpy_helper.to_array(self.constants[source]), name))
-        quantised, dequantised = f"{tensor}_quantised", f"{tensor}_dequantised"
-        for reader in readers:
-            for index, name in enumerate(reader.input):
-                if name == tensor:
-                    reader.input[index] = dequantised
-        place = list(self.graph.node).index(node) + 1
-        parameters = [scale, zero_point]
-        q = helper.make_node("QuantizeLinear", [tensor, *parameters], [quantised], name=f"{tensor}_quantise")
-        dq = helper.make_node("DequantizeLinear", [quantised, *parameters], [dequantised], name=f"{tensor}_dequantise")
-        self.graph.node.insert(place, q)
-        self.graph.node.insert(place + 1, dq)
+        INT8 engines round it there; a referee that keeps the fraction would differ by one step in a thousand values.
+        """
+        producers, consumers = self.producers(), self.consumers()
+        for node in self.graph.node:
+            if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
+                continue
+            source, weights = self.quantiser_before(node.input[0], producers), producers.get(node.input[1])
+            bias = self.array(node.input[2])
+            if source is None or weights is None or bias is None or not self._is_quantised(node.output[0], consumers):
+                continue
+            scales = self.array(weights.input[1]) if weights.op_type == "DequantizeLinear" else None
+            scale = None if scales is None else self.parameters(source)[0] * scales.astype(np.float64)
+            if scale is None or scale.size not in (1, bias.size) or np.any(np.abs(bias) > scale.reshape(-1) * _LARGEST):
+                continue
+            rounded = np.rint(bias.reshape(-1) / scale.reshape(-1)) * scale.reshape(-1)
+            name = f"{node.output[0]}_bias"
+            node.input[2] = self.add_constant(name, rounded.astype(np.float32).reshape(bias.shape))
 
-    def _set(self, quantiser: onnx.NodeProto, scale: Any, zero_point: Any) -> None:
+    def set_parameters(self, quantiser: onnx.NodeProto, scale: Any, zero_point: Any) -> None:
         """Give a quantiser and its dequantisers their own constants of these values."""
-        readers = [node for node in self._consumers()[quantiser.output[0]] if node.op_type == "DequantizeLinear"]
+        readers = [node for node in self.consumers()[quantiser.output[0]] if node.op_type == "DequantizeLinear"]
         stem = quantiser.output[0]
-        names = (f"{stem}.scale", f"{stem}.zero_point")
-        for name, value in zip(names, (scale, zero_point), strict=True):
-            self._add_constant(numpy_helper.from_array(np.asarray(value), name))
+        names = (self.add_constant(f"{stem}.scale", scale), self.add_constant(f"{stem}.zero_point", zero_point))
         for node in (quantiser, *readers):
-            node.input[1], node.input[2] = names
+            del node.input[1:]
+            node.input.extend(names)
 
-    def _add_constant(self, tensor: onnx.TensorProto) -> None:
-        if tensor.name in self.constants:
-            self.constants[tensor.name].CopyFrom(tensor)
-            return
-        self.graph.initializer.append(tensor)
-        self.constants[tensor.name] = self.graph.initializer[-1]
+    def activation_quantisers(self) -> list[onnx.NodeProto]:
+        """Every QuantizeLinear of a computed tensor."""
+        return [
+            node for node in self.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in self.constants
+        ]
 
-    def _activation_quantisers(self) -> list[onnx.NodeProto]:
-        return [node for node in self.graph.node if node.op_type == "QuantizeLinear"]
+    def quantisers_around(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Quantisers of the data that an operator reads, and those behind it."""
+        producers, consumers = self.producers(), self.consumers()
+        before = [self.quantiser_before(name, producers) for name in data_inputs(node)]
+        after = [reader for name in node.output for reader in consumers.get(name, [])]
+        return [
+            *(quantiser for quantiser in before if quantiser is not None),
+            *(reader for reader in after if reader.op_type == "QuantizeLinear"),
+        ]
 
-    def _quantiser_before(self, name: str, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    def quantiser_before(self, name: str, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+        """The quantiser that tensor `name` comes out of; None for a float tensor."""
         dequantiser = producers.get(name)
         if dequantiser is None or dequantiser.op_type != "DequantizeLinear":
             return None
-        return producers.get(dequantiser.input[0])
+        quantiser = producers.get(dequantiser.input[0])
+        return quantiser if quantiser is not None and quantiser.op_type == "QuantizeLinear" else None
 
-    def _data_inputs(self, node: onnx.NodeProto) -> list[str]:
-        return list(node.input) if node.op_type == "Concat" else [node.input[0]]
+    def is_int8(self, quantiser: onnx.NodeProto) -> bool:
+        """True for a quantiser to int8 with one scale."""
+        zero_point = self.array(quantiser.input[2]) if len(quantiser.input) > 2 and quantiser.input[2] else None
+        return zero_point is not None and zero_point.dtype == np.int8 and zero_point.size == 1
 
-    def _parameters(self, quantiser: onnx.NodeProto) -> tuple[float, int]:
-        """Scale, and zero point in uint8."""
-        scale, zero_point = (np.asarray(numpy_helper.to_array(self.constants[name])) for name in quantiser.input[1:3])
+    def parameters(self, quantiser: onnx.NodeProto) -> tuple[float, int]:
+        """Scale, and zero point in uint8. Raises ConversionError for more than one."""
+        scale = np.asarray(self.array(quantiser.input[1]))
+        given = self.array(quantiser.input[2]) if len(quantiser.input) > 2 and quantiser.input[2] else None
+        zero_point = np.asarray(0, np.uint8) if given is None else given
         if scale.size != 1:
             raise ConversionError(f"{quantiser.name}: activations have one scale per channel; quantise them per tensor")
         return float(scale.item()), int(zero_point.item()) - int(np.iinfo(zero_point.dtype).min)
 
-    def _scalar(self, name: str) -> float | None:
-        tensor = self.constants.get(name)
-        if tensor is None:
+    def dequantised(self, name: str, producers: dict[str, onnx.NodeProto]) -> Array | None:
+        """A constant's real values, also behind a DequantizeLinear; None for a computed tensor."""
+        node = producers.get(name)
+        if node is None:
+            return self.array(name)
+        parts = [self.array(part) for part in node.input[:3]] if node.op_type == "DequantizeLinear" else []
+        if len(parts) != 3 or any(part is None for part in parts):
             return None
-        array = numpy_helper.to_array(tensor)
-        return float(array.reshape(-1)[0]) if array.size == 1 else None
+        integers, scale, zero_point = (np.asarray(part, np.float32) for part in parts)
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        shape = [-1 if place == axis % integers.ndim else 1 for place in range(integers.ndim)] if scale.size > 1 else ()
+        return np.asarray((integers - zero_point.reshape(shape)) * scale.reshape(shape))
 
-    def _producers(self) -> dict[str, onnx.NodeProto]:
-        return {name: node for node in self.graph.node for name in node.output}
+    def _is_quantised(self, tensor: str, consumers: dict[str, list[onnx.NodeProto]]) -> bool:
+        """True when a quantiser reads the tensor, or the activation that will be fused behind it."""
+        readers = consumers.get(tensor, [])
+        if any(reader.op_type == "QuantizeLinear" for reader in readers):
+            return True
+        return (
+            len(readers) == 1
+            and readers[0].op_type in ("Relu", "Clip")
+            and self._is_quantised(readers[0].output[0], consumers)
+        )
 
-    def _consumers(self) -> dict[str, list[onnx.NodeProto]]:
-        table: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                table.setdefault(name, []).append(node)
-        return table
+    def _quantised_constant(self, stem: str, values: Array, node: onnx.NodeProto) -> str:
+        scale = np.float32(max(float(np.abs(values).max()), 1e-30) / 127.0)
+        integers = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+        names = [
+            self.add_constant(f"{stem}_integers", integers),
+            self.add_constant(f"{stem}_scale", scale),
+            self.add_constant(f"{stem}_zero", np.int8(0)),
+        ]
+        output = f"{stem}_dequantised"
+        made = helper.make_node("DequantizeLinear", names, [output], name=f"{stem}_dequantise")
+        self.insert(self.place_of(node), [made])
+        return output
 
 
 class _Groups:
@@ -226,12 +348,10 @@ class _Groups:
         return name
 
 
+def data_inputs(node: onnx.NodeProto) -> list[str]:
+    """The inputs of an operator that carry values, without shapes and sizes."""
+    return [name for name in node.input if name] if node.op_type in _JOINING else [node.input[0]]
+
+
 def _span(scale: float, zero_point: int) -> Range:
     return Range(scale * (0 - zero_point), scale * (255 - zero_point))
-
-
-def _parameters_of(span: Range) -> tuple[float, int]:
-    """Scale and uint8 zero point of an interval that holds 0, with 0 exactly on the grid."""
-    low, high = min(span.low, 0.0), max(span.high, 0.0)
-    scale = (high - low) / 255.0
-    return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -22,14 +23,17 @@ from edge.bundle import (
     OutputSpec,
 )
 from edge.errors import BundleError, IntegrityError
+from edge.frame import GreyImage
+from edge.phantom import phantom_case
+from edge.preprocess import Resize, preprocess
 
-SIDE = 64
+SIZE = (64, 96)
 
 
 def write_model(path: Path) -> Path:
     """A network that casts its image to float and calls its brightest pixel the malignancy."""
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, SIDE, SIDE])
-    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, SIDE, SIDE])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, *SIZE])
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, *SIZE])
     malignancy = helper.make_tensor_value_info("malignancy", TensorProto.FLOAT, [1, 1])
     nodes = [
         helper.make_node("Cast", ["image"], ["mask"], to=TensorProto.FLOAT),
@@ -41,24 +45,25 @@ def write_model(path: Path) -> Path:
     return path
 
 
-def make_bundle(folder: Path, *artifacts: tuple[str, str]) -> Bundle:
+def make_bundle(folder: Path, *artifacts: tuple[str, str], resize: Resize = "stretch") -> Bundle:
     """A bundle whose artifacts are all the same small ONNX file, whatever engine they claim to be for."""
     content = write_model(folder / "tiny.onnx").read_bytes()
     file = BundleFile("tiny.onnx", hashlib.sha256(content).hexdigest(), len(content))
     manifest = Manifest(
         schema=SCHEMA,
         network="tiny",
-        checkpoint_sha256="0" * 64,
-        input=InputSpec("image", SIDE, SIDE, 128.0, 128.0, "stretch"),
+        source_sha256="0" * 64,
+        input=InputSpec("image", *SIZE, 1, (128.0,), (128.0,), resize),
         outputs=(
-            OutputSpec("mask", "mask_logits", (1, 1, SIDE, SIDE)),
-            OutputSpec("malignancy", "malignancy_logit", (1, 1)),
+            OutputSpec("mask", "mask", "sigmoid", (1, 1, *SIZE)),
+            OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
         ),
-        labels=("benign", "malignant", "normal"),
-        operating_point=OperatingPoint(0.5, "nothing"),
+        labels=("benign", "malignant"),
+        operating_point=OperatingPoint(0.5, "malignant", "nothing"),
         weight_range="full",
         artifacts=tuple(Artifact(engine, precision, (file,)) for engine, precision in artifacts),
         missing=(),
+        guesses=(),
         drift=None,
         versions={},
         calibration=None,
@@ -94,10 +99,29 @@ def test_every_artifact_is_timed_and_compared_with_fp32(
     assert int8.speedup_vs_fp32 == pytest.approx(fp32.latency.p50_ms / int8.latency.p50_ms)
     assert int8.size_bytes == (tmp_path / "tiny.onnx").stat().st_size
     assert report.skipped == ()
-    options = {"threads": 1, "device": "cpu"}
+    options = {"threads": 1, "device": "cpu", "height": 64, "width": 96}
     assert memory_calls == [
         ("onnx", tmp_path / "tiny.onnx", options | {"precision": precision}) for precision in ("fp32", "int8")
     ]
+
+
+@pytest.mark.parametrize("resize", get_args(Resize))
+def test_the_timed_image_is_what_the_network_would_see(
+    tmp_path: Path, resize: Resize, memory_calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[GreyImage] = []
+
+    class Watching:
+        def infer(self, image: GreyImage) -> dict[str, Any]:
+            seen.append(image)
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(bench_module, "open_artifact", lambda *given, **named: Watching())
+    bench(make_bundle(tmp_path, ("onnx", "fp32"), resize=resize), rounds=1)
+    assert np.array_equal(seen[0], preprocess(phantom_case(0).pixels, SIZE, resize=resize))
 
 
 def test_without_an_fp32_artifact_there_is_no_speed_up(tmp_path: Path, memory_calls: list[Any]) -> None:

@@ -13,6 +13,7 @@ from benchmarks.memory import peak_rss_bytes
 from edge.errors import EngineError
 
 MIB = 2**20
+HEIGHT, WIDTH = 192, 256
 
 
 def write_model(path: Path, *, scratch_mib: int = 0) -> Path:
@@ -26,9 +27,9 @@ def write_model(path: Path, *, scratch_mib: int = 0) -> Path:
             helper.make_node("ReduceSum", ["scratch"], ["malignancy"], keepdims=0),
         ],
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, 224, 224])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, HEIGHT, WIDTH])],
         [
-            helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, 224, 224]),
+            helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, HEIGHT, WIDTH]),
             helper.make_tensor_value_info("malignancy", TensorProto.FLOAT, []),
         ],
         [shape],
@@ -38,7 +39,7 @@ def write_model(path: Path, *, scratch_mib: int = 0) -> Path:
 
 
 def measured(path: Path) -> int:
-    return peak_rss_bytes("onnx", path, precision="fp32", threads=1, device="cpu")
+    return peak_rss_bytes("onnx", path, height=HEIGHT, width=WIDTH, precision="fp32", threads=1, device="cpu")
 
 
 def resident_bytes() -> int:
@@ -77,4 +78,4 @@ def test_a_file_that_is_no_model_is_an_engine_error_of_one_line(tmp_path: Path) 
 
 def test_an_unknown_engine_is_an_engine_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="none of openvino, litert, onnx"):
-        peak_rss_bytes("tensorrt", tmp_path, precision="int8", threads=1, device="cpu")
+        peak_rss_bytes("tensorrt", tmp_path, height=HEIGHT, width=WIDTH, precision="int8", threads=1, device="cpu")

@@ -1,16 +1,14 @@
-"""Drift, the arithmetic: flips, limits, agreement of two networks, frames that may not be used."""
+"""Drift, the arithmetic: flips, limits, frames that may not be used."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from calibration.dataset import Dataset, Label
-from calibration.drift import Agreement, AgreementLimits, Limits, agree, count_flips, exceeded, require_unused
+from calibration.drift import Limits, count_flips, exceeded, require_unused
 from calibration.metrics import CaseResult
 from edge.errors import DataError
 
@@ -31,6 +29,13 @@ def test_flips_are_losses_of_a_right_call_by_true_class() -> None:
 def test_the_same_answers_flip_nothing() -> None:
     same = results(0.1, 0.5, 0.9) + results(0.1, 0.5, 0.9, label="benign")
     assert count_flips(same, same, threshold=0.5) == NO_FLIPS
+
+
+def test_cases_without_a_probability_do_not_flip() -> None:
+    without = [replace(result, probability=None) for result in results(0.9, 0.9)]
+    assert count_flips(without, results(0.1, 0.1), threshold=0.5) == NO_FLIPS
+    assert count_flips(results(0.9, 0.9), without, threshold=0.5) == NO_FLIPS
+    assert exceeded({}, {}, malignant=10, limits=Limits()) == []
 
 
 def test_flips_of_unequal_lists_are_a_mistake() -> None:
@@ -77,61 +82,6 @@ def test_a_limit_that_is_no_magnitude_is_refused(name: str, value: float) -> Non
     with pytest.raises(ValueError, match="magnitudes"):
         Limits(**{name: value})
     Limits(**{name: 0.0})
-
-
-def mask(*levels: float) -> NDArray[np.float32]:
-    return np.array([levels], np.float32)
-
-
-def test_agreement_counted_by_hand() -> None:
-    found = agree(
-        [mask(1, 1, 0, 0), mask(0, 0, 0, 0), mask(0.5, 0, 0, 0.9)],
-        [mask(1, 0.4, 0, 0), mask(0, 0.2, 0, 0), mask(0.5, 0, 0, 0.9)],
-        results(0.9, 0.2, 0.5),
-        results(0.8, 0.25, 0.5),
-    )
-    assert found.frames == 3
-    assert found.mask_mean == pytest.approx((0.6 / 4 + 0.2 / 4 + 0.0) / 3)
-    assert found.mask_max == pytest.approx(0.6)
-    assert found.mask_dice_min == pytest.approx(2 / 3)  # two against one pixel
-    assert found.mask_dice_median == pytest.approx(5 / 6)  # the empty pair is left out
-    assert found.malignancy_mean == pytest.approx(0.05)
-    assert found.malignancy_max == pytest.approx(0.1)
-
-
-def test_tiny_masks_do_not_decide() -> None:
-    """One edge pixel of a speck is no disagreement between engines."""
-    speck, other = np.zeros((20, 20), np.float32), np.zeros((20, 20), np.float32)
-    speck[0, :3] = other[0, 1:4] = 1.0
-    assert agree([speck], [other], results(0.5), results(0.5)).mask_dice_min == 1.0
-    speck[:, :], other[:, 10:] = 1.0, 1.0
-    assert agree([speck], [other], results(0.5), results(0.5)).mask_dice_min < 0.7
-
-
-def test_a_network_agrees_with_itself() -> None:
-    masks = [mask(0.2, 0.7), mask(0.5, 0.1)]
-    found = agree(masks, masks, results(0.1, 0.9), results(0.1, 0.9))
-    assert found == Agreement(2, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
-    assert found.within(AgreementLimits())
-
-
-@pytest.mark.parametrize(
-    ("name", "worse"),
-    [
-        ("mask_mean", 0.0051),
-        ("mask_dice_min", 0.89),
-        ("mask_dice_p01", 0.969),
-        ("mask_dice_median", 0.994),
-        ("malignancy_p99", 0.031),
-        ("malignancy_max", 0.11),
-    ],
-)
-def test_every_agreement_limit_is_looked_at(name: str, worse: float) -> None:
-    limits = AgreementLimits()
-    at_limits = Agreement(5, 0.005, 1.0, 0.9, 0.97, 0.995, 0.03, 0.03, 0.1)
-    assert at_limits.within(limits)
-    for value in (worse, float("nan")):
-        assert not Agreement(**asdict(at_limits) | {name: value}).within(limits)
 
 
 def test_frames_that_were_used_are_refused_and_counted_by_use(small_dataset: Path) -> None:

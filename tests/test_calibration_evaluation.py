@@ -1,7 +1,10 @@
 """Evaluation: a predictor over a data set, case by case, at the frame's own size."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +12,20 @@ from numpy.typing import NDArray
 
 from calibration.dataset import Case, Dataset
 from calibration.evaluation import evaluate
+from edge.bundle import OutputSpec
 from edge.frame import GreyImage
+from edge.interpretation import Interpretation
 from edge.predictor import Predictor
+
+INTERPRETATION = Interpretation(
+    input_size=(64, 64),
+    resize="stretch",
+    mask=OutputSpec("mask", "mask", "sigmoid", (1, 1, 32, 32)),
+    classes=OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
+    labels=("benign", "malignant"),
+    positive="malignant",
+    threshold=0.5,
+)
 
 
 class LeftHalf:
@@ -30,7 +45,7 @@ class LeftHalf:
 
 
 def left_half(logit: float = 0.0, *, threshold: float = 0.4) -> Predictor:
-    return Predictor(LeftHalf(logit), input_size=(64, 64), threshold=threshold)
+    return Predictor(LeftHalf(logit), replace(INTERPRETATION, threshold=threshold))
 
 
 def test_every_case_is_scored_in_order_against_its_own_mask(small_dataset: Path) -> None:
@@ -65,6 +80,32 @@ def test_a_lesion_without_a_mask_has_no_overlap_but_a_probability(small_dataset:
     evaluation = evaluate(left_half(logit=100.0), Dataset((case,)))
     assert (evaluation.results[0].dice, evaluation.results[0].probability) == (None, 1.0)
     assert evaluation.metrics.dice_mean is None
+
+
+CLASS_FIGURES = {"auc", "accuracy", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
+MASK_FIGURES = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
+
+
+@pytest.mark.parametrize(
+    ("change", "there", "absent"),
+    [
+        ({}, CLASS_FIGURES | MASK_FIGURES, set()),
+        ({"mask": None}, CLASS_FIGURES, MASK_FIGURES),
+        ({"classes": None, "positive": None, "threshold": None}, MASK_FIGURES, CLASS_FIGURES | {"threshold"}),
+        ({"labels": ("malignant", "benign"), "positive": "benign"}, MASK_FIGURES, CLASS_FIGURES),
+    ],
+)
+def test_figures_that_a_network_cannot_have_are_none(
+    change: dict[str, Any], there: set[str], absent: set[str], small_dataset: Path
+) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    evaluation = evaluate(Predictor(LeftHalf(0.3), replace(INTERPRETATION, **change)), dataset)
+    record = evaluation.metrics.to_json()
+    assert {name for name in CLASS_FIGURES | MASK_FIGURES | {"threshold"} if record[name] is None} == absent
+    assert all(record[name] is not None for name in there)
+    (case,) = {(r.probability is None, r.lesion_share is None) for r in evaluation.results}
+    assert case == ("classes" in change, "mask" in change)
+    json.dumps(evaluation.to_json(), allow_nan=False)
 
 
 def test_the_report_holds_the_figures_and_every_case(small_dataset: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics: against scikit-learn and brute force, and on cases that can be counted by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,24 @@ def test_what_cannot_be_counted_is_none() -> None:
     unlabelled = summarise([result(None, 0.7)], threshold=0.5)
     assert {key for key, value in unlabelled.to_json().items() if value is not None} == {"n", "threshold"}
     assert summarise([], threshold=0.5).n == 0
+
+
+def test_a_network_that_draws_nothing_or_scores_nothing_keeps_the_other_half() -> None:
+    whole = summarise(CASES, threshold=0.5).to_json()
+    scores = {"auc", "accuracy", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
+    masks = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
+    unscored = summarise([replace(case, probability=None) for case in CASES], threshold=None, positive=None).to_json()
+    assert unscored == whole | dict.fromkeys({*scores, "threshold"})
+    undrawn = [replace(case, dice=None, iou=None, lesion_share=None) for case in CASES]
+    assert summarise(undrawn, threshold=0.5).to_json() == whole | dict.fromkeys(masks)
+
+
+@pytest.mark.parametrize("positive", ["benign", "carcinoma", None])
+def test_a_probability_of_anything_but_malignancy_is_not_held_against_the_labels(positive: str | None) -> None:
+    found = summarise(CASES, threshold=0.5, positive=positive)
+    assert (found.auc, found.accuracy, found.sensitivity, found.specificity) == (None, None, None, None)
+    assert found.specificity_at_sensitivity_0_941 is None
+    assert found.dice_mean == summarise(CASES, threshold=0.5).dice_mean
 
 
 def test_public_names_are_fixed() -> None:

@@ -43,3 +43,5 @@ def test_it_stays_inside_its_margin(probability: float, threshold: float) -> Non
 def test_without_a_malignant_case_there_is_none() -> None:
     with pytest.raises(ValueError, match="malignant"):
         choose_threshold(results(("benign", 0.5), ("normal", 0.9)))
+    with pytest.raises(ValueError, match="malignant"):
+        choose_threshold([CaseResult("x.png", "malignant", None, 0.8, 0.7, 0.1)])  # a network without a class output

@@ -33,11 +33,19 @@ from edge.predictor import Engine, Predictor
 PACKAGES = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 SUFFIXES = {"openvino": ".onnx", "litert": ".tflite", "onnx": ".onnx"}  # OpenVINO reads ONNX files too
 SIDE = 32
+OUTPUTS = (
+    OutputSpec("mask", "mask", "sigmoid", (1, 1, SIDE, SIDE)),
+    OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
+    OutputSpec("features", "other", "none", (1, 3, SIDE // 2, SIDE)),
+)
 
 
 def tiny_network() -> onnx.ModelProto:
-    """mask = 16 · (p − 128) / 128 + 0.5 at every pixel p; malignancy = 2 · mean(mask) + 0.25."""
+    """mask = 16 · x + 0.5 at every x = (p − 128) / 128; malignancy = 2 · mean(mask) + 0.25; features = (1, 2, 3) · x
+    in three channels, of every second row.
+    """
     constants = {"offset": 128, "scale": 128, "w": [[[[16]]]], "b": [0.5], "gw": [[2]], "gb": [0.25]}
+    constants |= {"fw": np.arange(1, 4).reshape(3, 1, 1, 1), "fb": [0, 0, 0]}
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["float", "offset"], ["centred"]),
@@ -46,6 +54,7 @@ def tiny_network() -> onnx.ModelProto:
         helper.make_node("GlobalAveragePool", ["mask"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("Gemm", ["flat", "gw", "gb"], ["malignancy"], transB=1),
+        helper.make_node("Conv", ["x", "fw", "fb"], ["features"], kernel_shape=[1, 1], strides=[2, 1]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -54,6 +63,7 @@ def tiny_network() -> onnx.ModelProto:
         [
             helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, SIDE, SIDE]),
             helper.make_tensor_value_info("malignancy", TensorProto.FLOAT, [1, 1]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 3, SIDE // 2, SIDE]),
         ],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
@@ -74,20 +84,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         manifest = Manifest(
             schema=SCHEMA,
             network="tiny",
-            checkpoint_sha256="",
-            input=InputSpec("image", SIDE, SIDE, 128.0, 128.0, "stretch"),
-            outputs=(
-                OutputSpec("mask", "mask_logits", (1, 1, SIDE, SIDE)),
-                OutputSpec("malignancy", "malignancy_logit", (1, 1)),
-            ),
+            source_sha256="",
+            input=InputSpec("image", SIDE, SIDE, 1, (128.0,), (128.0,), "stretch"),
+            outputs=OUTPUTS,
             labels=("benign", "malignant"),
-            operating_point=OperatingPoint(0.9, "nothing"),
+            operating_point=OperatingPoint(0.9, "malignant", "nothing"),
             weight_range="full",
             artifacts=tuple(
                 Artifact(engine, "fp32", (describe_file(folder, folder / f"tiny{suffix}"),))
                 for engine, suffix in SUFFIXES.items()
             ),
             missing=(),
+            guesses=(),
             drift=None,
             versions={},
             calibration=None,
@@ -134,11 +142,35 @@ def one_line(error: pytest.ExceptionInfo[EngineError]) -> str:
 
 def test_every_engine_takes_raw_pixels_and_gives_float_outputs_by_name(engine: Engine) -> None:
     outputs = engine.infer(ramp())
-    assert outputs.keys() == {"mask", "malignancy"}
+    assert {name: output.shape for name, output in outputs.items()} == {spec.name: spec.shape for spec in OUTPUTS}
     assert {output.dtype for output in outputs.values()} == {np.dtype(np.float32)}
     assert np.squeeze(outputs["mask"]) == pytest.approx(expected_mask(), abs=1e-4)
-    assert outputs["malignancy"].shape == (1, 1)
     assert float(outputs["malignancy"][0, 0]) == pytest.approx(2 * expected_mask().mean() + 0.25, abs=1e-4)
+
+
+def test_every_engine_gives_images_channels_first_and_contiguous(engine: Engine) -> None:
+    features = engine.infer(ramp())["features"]
+    x = (ramp()[::2].astype(np.float64) - 128) / 128
+    assert features[0] == pytest.approx(np.stack([x, 2 * x, 3 * x]), abs=1e-5)
+    assert features.flags["C_CONTIGUOUS"]
+
+
+def test_openvino_knows_an_output_by_its_onnx_name_when_its_last_node_was_folded_away(tmp_path: Path) -> None:
+    """The tensor behind a folded Identity has two names, and the first of them need not be the output's."""
+    model = tiny_network()
+    for name in ("mask", "malignancy", "features"):
+        for node in model.graph.node:
+            node.input[:] = [f"a_{name}" if item == name else item for item in node.input]
+            node.output[:] = [f"a_{name}" if item == name else item for item in node.output]
+        model.graph.node.append(helper.make_node("Identity", [f"a_{name}"], [name]))
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "named.onnx")
+    with closing(open_model("openvino", tmp_path / "named.onnx", threads=1)) as engine:
+        outputs = engine.infer(ramp())
+    assert {name: outputs[name].shape for name in ("mask", "malignancy", "features")} == {
+        spec.name: spec.shape for spec in OUTPUTS
+    }
+    assert np.squeeze(outputs["mask"]) == pytest.approx(expected_mask(), abs=1e-4)
 
 
 def test_outputs_outlive_the_next_frame(engine: Engine) -> None:
@@ -166,11 +198,11 @@ def test_a_predictor_opens_a_bundle_with_its_size_and_operating_point(bundle: Bu
     frame = np.full((64, 96), 64, np.uint8)
     frame[:32] = 191  # the mean mask logit is 0.4375 and malignancy 1.125: probability 0.755
     with Predictor.open(bundle.path, engine=name, precision="fp32", threads=1) as predictor:
-        assert predictor.input_size == (SIDE, SIDE)
-        assert predictor.threshold == 0.9
+        assert predictor.interpretation == bundle.manifest.interpretation()
         prediction = predictor.predict(frame)
     assert prediction.malignancy == pytest.approx(0.7549, abs=1e-3)
     assert prediction.decision == "benign"
+    assert prediction.mask is not None
     assert np.array_equal(prediction.mask, frame > 128)
 
 

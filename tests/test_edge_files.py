@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,14 @@ from edge.predictor import Prediction, Timing
 def prediction(lesion: bool = True) -> Prediction:
     level = np.zeros((60, 80), np.uint8)
     level[10:30, 40:45] = 200 if lesion else 127
-    return Prediction(level, np.zeros((4, 4), np.float32), 0.25, "benign" if lesion else "normal", Timing(1.5, 20.0, 2))
+    return Prediction(
+        level,
+        np.zeros((4, 4), np.float32),
+        {"benign": 0.75, "malignant": 0.25},
+        "malignant",
+        "benign" if lesion else "normal",
+        Timing(1.5, 20.0, 2),
+    )
 
 
 # Listing
@@ -105,6 +113,7 @@ def test_a_record_survives_json() -> None:
         "image": "frames/a.png",
         "decision": "benign",
         "malignancy": 0.25,
+        "probabilities": {"benign": 0.75, "malignant": 0.25},
         "lesion_area_px": 100,
         "lesion_box_px": [40, 10, 5, 20],
         "timing_ms": {"preprocess": 1.5, "infer": 20.0, "postprocess": 2.0, "total": 23.5},
@@ -116,3 +125,12 @@ def test_a_frame_without_lesion_has_no_box() -> None:
     assert record["lesion_area_px"] == 0
     assert record["lesion_box_px"] is None
     assert record["decision"] == "normal"
+
+
+def test_what_a_network_has_no_output_for_is_null() -> None:
+    mask_only = replace(prediction(), probabilities={}, positive=None, decision="lesion")
+    record = json.loads(json.dumps(prediction_record(Path("a.png"), mask_only)))
+    assert (record["malignancy"], record["probabilities"], record["lesion_area_px"]) == (None, {}, 100)
+    class_only = replace(prediction(), mask_level=None, mask_probability=None)
+    record = json.loads(json.dumps(prediction_record(Path("a.png"), class_only)))
+    assert (record["malignancy"], record["lesion_area_px"], record["lesion_box_px"]) == (0.25, None, None)

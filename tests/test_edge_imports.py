@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ RANK = {"edgekit": 4, "quantize": 3, "emtnet": 2, "calibration": 1, "benchmarks"
 TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "nncf", "sklearn", "scipy", "PIL", "pandas", "matplotlib"}
 ENGINES = {"onnxruntime", "openvino", "ai_edge_litert", "tensorflow"}
 COMMAND_LINE = {"typer", "rich", "click"}
+OUTSIDE = {ROOT / "benchmarks/zoo"}
+"""Packages for tests and scripts: they look into all rooms, no room may look into them, and they are not distributed."""
 HEAVY = TRAINING | ENGINES | COMMAND_LINE | RANK.keys() - {"edge"}
 NAME = re.compile(rf"({'|'.join(RANK)})(\.\w+)+(:\w+)?")
 """A late-bound name, such as "edge.engines.openvino:open_model"."""
@@ -37,7 +40,11 @@ def modules_of(package: str) -> list[str]:
 
 def _modules(package: str) -> list[Path]:
     """The package's modules; scripts in folders that are no package have an environment of their own."""
-    return sorted(path for path in (ROOT / package).rglob("*.py") if (path.parent / "__init__.py").is_file())
+    return sorted(
+        path
+        for path in (ROOT / package).rglob("*.py")
+        if (path.parent / "__init__.py").is_file() and path.parent not in OUTSIDE
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,19 @@ def test_the_packages_are_those_of_the_distribution() -> None:
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(RANK)
 
 
+def test_all_packages_are_distributed_but_those_outside() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {file.parent for package in RANK for file in (ROOT / package).rglob("__init__.py")}
+    assert {ROOT / name.replace(".", "/") for name in declared} == there - OUTSIDE
+
+
+@pytest.mark.parametrize("package", RANK)
+def test_no_room_imports_what_stands_outside(package: str) -> None:
+    outside = tuple(".".join(folder.relative_to(ROOT).parts) for folder in OUTSIDE)
+    for module, tree, is_package in parsed(package):
+        assert not [name for name in imports(tree, module, is_package=is_package) if name.startswith(outside)], module
+
+
 @pytest.mark.parametrize("package", RANK)
 def test_imports_run_downwards(package: str) -> None:
     found = {
@@ -113,7 +133,7 @@ def test_imports_run_downwards(package: str) -> None:
         ("edge.bundle", "OPEN = {'x': 'quantize.export:export'}"),
         ("calibration.drift", "import benchmarks.latency"),
         ("benchmarks.bench", "from calibration import dataset"),
-        ("emtnet.train", "from quantize.export import x"),
+        ("emtnet.train", "from quantize.pipeline import x"),
         ("quantize.export", "import edgekit"),
     ],
 )

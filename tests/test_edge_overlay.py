@@ -1,5 +1,6 @@
 """The overlay: the outline lies on the lesion, the frame stays the frame, and the caption says what it is."""
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.frame import GreyImage
-from edge.overlay import COLOURS, draw_overlay, tile
-from edge.predictor import Decision, Prediction, Timing
+from edge.overlay import NORMAL_COLOUR, OTHER_COLOUR, POSITIVE_COLOUR, decision_colour, draw_overlay, tile
+from edge.predictor import Prediction, Timing
 
 Mask = NDArray[np.bool_]
+COLOURS = {"benign": OTHER_COLOUR, "malignant": POSITIVE_COLOUR, "normal": NORMAL_COLOUR}
 
 
 def frame(height: int = 120, width: int = 400) -> GreyImage:
@@ -26,9 +28,14 @@ def block(shape: tuple[int, int] = (120, 400), rows: slice = slice(30, 80), colu
     return mask
 
 
-def prediction(mask: Mask, decision: Decision = "malignant", malignancy: float = 0.87) -> Prediction:
+def prediction(mask: Mask, decision: str = "malignant", malignancy: float = 0.87) -> Prediction:
     return Prediction(
-        mask.astype(np.uint8) * 255, np.zeros((4, 4), np.float32), malignancy, decision, Timing(1.0, 2.0, 3.0)
+        mask.astype(np.uint8) * 255,
+        np.zeros((4, 4), np.float32),
+        {"benign": 1 - malignancy, "malignant": malignancy},
+        "malignant",
+        decision,
+        Timing(1.0, 2.0, 3.0),
     )
 
 
@@ -41,7 +48,7 @@ def near_outline(mask: Mask, distance: int) -> Mask:
 
 
 @pytest.mark.parametrize("decision", ["benign", "malignant", "normal"])
-def test_the_outline_has_the_decisions_colour_and_lies_on_the_contour(decision: Decision) -> None:
+def test_the_outline_has_the_decisions_colour_and_lies_on_the_contour(decision: str) -> None:
     picture = draw_overlay(frame(), prediction(block(), decision))
     for row, column in ((30, 180), (79, 180), (55, 100), (55, 259)):
         assert tuple(picture[row, column]) == COLOURS[decision]
@@ -49,10 +56,25 @@ def test_the_outline_has_the_decisions_colour_and_lies_on_the_contour(decision: 
 
 def test_the_decisions_have_colours_of_their_own() -> None:
     assert len(set(COLOURS.values())) == 3
-    blue, _, red = COLOURS["benign"]
+    blue, _, red = OTHER_COLOUR
     assert blue > red
-    blue, _, red = COLOURS["malignant"]
+    blue, _, red = POSITIVE_COLOUR
     assert red > blue
+
+
+@pytest.mark.parametrize(
+    ("positive", "decision", "colour"),
+    [
+        ("carcinoma", "carcinoma", POSITIVE_COLOUR),
+        ("carcinoma", "cyst", OTHER_COLOUR),
+        ("carcinoma", "normal", NORMAL_COLOUR),
+        (None, "lesion", OTHER_COLOUR),
+        (None, "normal", NORMAL_COLOUR),
+    ],
+)
+def test_any_networks_decision_has_a_colour(positive: str | None, decision: str, colour: tuple[int, int, int]) -> None:
+    other = replace(prediction(block()), probabilities={"carcinoma": 0.5}, positive=positive, decision=decision)
+    assert decision_colour(other) == colour
 
 
 @settings(max_examples=40, deadline=None)
@@ -122,8 +144,16 @@ def test_the_caption_says_what_was_found_and_what_this_is_not(monkeypatch: pytes
     assert "no lesion" in captions(monkeypatch, frame(), prediction(block(rows=slice(0, 0)), "normal"))
 
 
-@pytest.mark.parametrize("decision", ["benign", "malignant", "normal"])
-def test_the_caption_fits_below_the_narrowest_frame(decision: Decision) -> None:
+def test_the_caption_says_only_what_the_network_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask_only = replace(prediction(block(), "lesion"), probabilities={}, positive=None)
+    assert captions(monkeypatch, frame(), mask_only).startswith("lesion | Research")
+    class_only = replace(prediction(block(), "malignant", 0.7), mask_level=None, mask_probability=None)
+    assert captions(monkeypatch, frame(), class_only).startswith("malignant  p(malignant) 0.70 | Research")
+    assert np.array_equal(draw_overlay(frame(), class_only)[:120], np.repeat(frame()[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("decision", ["benign", "malignant", "normal", "invasive ductal carcinoma, not specified"])
+def test_the_caption_fits_below_the_narrowest_frame(decision: str) -> None:
     picture = draw_overlay(np.zeros((16, 16), np.uint8), prediction(np.zeros((16, 16), np.bool_), decision))
     rows, columns = (np.flatnonzero(picture[16:].any(axis=axes)) for axes in ((1, 2), (0, 2)))
     assert len(rows) > 20  # two lines of text

@@ -1,6 +1,7 @@
 """The predictor: a frame in, mask, malignancy and call out, in the frame's own coordinates."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
 
@@ -10,12 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge.bundle import OutputSpec
 from edge.errors import EngineError
 from edge.frame import GreyImage
+from edge.interpretation import Interpretation
 from edge.predictor import Prediction, Predictor
-from edge.preprocess import preprocess, sigmoid
+from edge.preprocess import Resize, preprocess, sigmoid
 
 SIZE = (48, 64)
+INTERPRETATION = Interpretation(
+    input_size=SIZE,
+    resize="stretch",
+    mask=OutputSpec("mask", "mask", "sigmoid", (1, 1, *SIZE)),
+    classes=OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
+    labels=("benign", "malignant"),
+    positive="malignant",
+    threshold=0.5,
+)
+MASK_ONLY = replace(INTERPRETATION, classes=None, labels=(), positive=None, threshold=None)
+CLASS_ONLY = replace(INTERPRETATION, mask=None)
 
 
 class FakeEngine:
@@ -64,7 +78,12 @@ def frame_with_lesion(lesion: bool = True) -> GreyImage:
 
 
 def predict(engine: FakeEngine, *, threshold: float = 0.5, lesion: bool = True) -> Prediction:
-    return Predictor(engine, input_size=SIZE, threshold=threshold).predict(frame_with_lesion(lesion))
+    return Predictor(engine, replace(INTERPRETATION, threshold=threshold)).predict(frame_with_lesion(lesion))
+
+
+def mask_of(prediction: Prediction) -> NDArray[np.bool_]:
+    assert prediction.mask is not None
+    return prediction.mask
 
 
 def test_the_engine_sees_the_preprocessed_frame() -> None:
@@ -74,28 +93,43 @@ def test_the_engine_sees_the_preprocessed_frame() -> None:
     assert np.array_equal(seen, preprocess(frame_with_lesion(), SIZE))
 
 
-def test_the_mask_lies_on_the_lesion_in_the_frame() -> None:
-    prediction = predict(FakeEngine())
-    assert prediction.mask.shape == prediction.mask_level.shape == (120, 200)
-    assert prediction.mask.dtype == np.bool_
-    rows, columns = (np.flatnonzero(prediction.mask.any(axis=axis)) for axis in (1, 0))
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+def test_the_mask_lies_on_the_lesion_in_the_frame(resize: Resize) -> None:
+    engine = FakeEngine()
+    prediction = Predictor(engine, replace(INTERPRETATION, resize=resize)).predict(frame_with_lesion())
+    assert np.array_equal(engine.seen[0], preprocess(frame_with_lesion(), SIZE, resize=resize))
+    mask = mask_of(prediction)
+    assert mask.shape == (120, 200)
+    assert mask.dtype == np.bool_
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     assert [rows[0], rows[-1], columns[0], columns[-1]] == pytest.approx([30, 59, 50, 149], abs=3)
-    assert prediction.mask_logits.shape == SIZE
 
 
-def test_an_engine_that_answers_channels_last_is_understood() -> None:
+def test_the_networks_own_mask_and_outputs_are_kept() -> None:
+    prediction = predict(FakeEngine(1.0))
+    assert prediction.mask_probability is not None
+    assert prediction.mask_probability.shape == SIZE
+    assert prediction.mask_probability.dtype == np.float32
+    np.testing.assert_array_equal(prediction.mask_probability, sigmoid(prediction.outputs["mask"])[0, 0])
+    assert prediction.outputs["malignancy"].tolist() == [[1.0]]
+
+
+def test_an_engine_that_answers_another_shape_is_another_network() -> None:
     class Last(FakeEngine):
         def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
             outputs = super().infer(image)
             return {**outputs, "mask": np.moveaxis(outputs["mask"], 1, 3)}
 
-    assert np.array_equal(predict(Last()).mask_level, predict(FakeEngine()).mask_level)
+    with pytest.raises(EngineError, match=r"'mask' has shape \(1, 48, 64, 1\), not \(1, 1, 48, 64\)"):
+        predict(Last())
 
 
 @settings(deadline=None)
 @given(logit=st.floats(-30, 30, width=32))
 def test_malignancy_is_the_logits_probability(logit: float) -> None:
-    assert predict(FakeEngine(logit)).malignancy == float(sigmoid(np.array([logit], np.float32))[0])
+    prediction = predict(FakeEngine(logit))
+    assert prediction.malignancy == float(sigmoid(np.array([logit], np.float32))[0])
+    assert prediction.probabilities == {"benign": 1 - prediction.malignancy, "malignant": prediction.malignancy}
 
 
 @pytest.mark.parametrize(
@@ -114,15 +148,30 @@ def test_malignancy_is_the_logits_probability(logit: float) -> None:
 )
 def test_decision(logit: float, threshold: float, lesion: bool, decision: str) -> None:
     prediction = predict(FakeEngine(logit), threshold=threshold, lesion=lesion)
-    assert prediction.mask.any() == lesion
+    assert mask_of(prediction).any() == lesion
     assert prediction.decision == decision
+
+
+@pytest.mark.parametrize("lesion", [True, False])
+def test_a_network_without_classes_says_lesion_or_normal(lesion: bool) -> None:
+    prediction = Predictor(FakeEngine(9.0), MASK_ONLY).predict(frame_with_lesion(lesion))
+    assert prediction.decision == ("lesion" if lesion else "normal")
+    assert (prediction.malignancy, prediction.positive, prediction.probabilities) == (None, None, {})
+    assert mask_of(prediction).any() == lesion
+
+
+@pytest.mark.parametrize(("logit", "decision"), [(9.0, "malignant"), (-9.0, "benign")])
+def test_a_network_without_a_mask_never_says_normal(logit: float, decision: str) -> None:
+    prediction = Predictor(FakeEngine(logit), CLASS_ONLY).predict(frame_with_lesion(False))
+    assert prediction.decision == decision
+    assert (prediction.mask, prediction.mask_level, prediction.mask_probability) == (None, None, None)
 
 
 @pytest.mark.parametrize(("mask_logit", "level", "decision"), [(0.0, 128, "benign"), (-0.01, 127, "normal")])
 def test_lesion_begins_at_even_odds(mask_logit: float, level: int, decision: str) -> None:
     prediction = predict(FixedEngine(mask_logit, -5.0))
     assert np.all(prediction.mask_level == level)
-    assert prediction.mask.all() == (decision == "benign")
+    assert mask_of(prediction).all() == (decision == "benign")
     assert prediction.decision == decision
 
 
@@ -136,12 +185,12 @@ def test_infinite_logits_are_certain_ones() -> None:
     prediction = predict(FixedEngine(-np.inf, np.inf))
     assert prediction.malignancy == 1.0
     assert prediction.decision == "malignant"
-    assert not prediction.mask.any()
+    assert not mask_of(prediction).any()
 
 
 def test_stages_are_timed_by_the_clock() -> None:
     ticks = chain([1_000_000, 3_000_000, 8_500_000, 9_000_000], repeat(0))
-    predictor = Predictor(FakeEngine(), input_size=SIZE, threshold=0.5, clock=lambda: next(ticks))
+    predictor = Predictor(FakeEngine(), INTERPRETATION, clock=lambda: next(ticks))
     timing = predictor.predict(frame_with_lesion()).timing
     assert (timing.preprocess_ms, timing.infer_ms, timing.postprocess_ms) == (2.0, 5.5, 0.5)
     assert timing.total_ms == 8.0
@@ -149,7 +198,7 @@ def test_stages_are_timed_by_the_clock() -> None:
 
 def test_the_engine_is_closed_once_on_leaving() -> None:
     engine = FakeEngine()
-    with Predictor(engine, input_size=SIZE, threshold=0.5) as predictor:
+    with Predictor(engine, INTERPRETATION) as predictor:
         predictor.predict(frame_with_lesion())
         assert engine.closed == 0
     assert engine.closed == 1
@@ -159,7 +208,7 @@ def test_an_engine_error_reaches_the_caller_and_the_engine_is_closed() -> None:
     engine = BrokenEngine()
     with (
         pytest.raises(EngineError, match="device lost"),
-        Predictor(engine, input_size=SIZE, threshold=0.5) as predictor,
+        Predictor(engine, INTERPRETATION) as predictor,
     ):
         predictor.predict(frame_with_lesion())
     assert engine.closed == 1

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from foreign_bundles import CLASSES, FEATURES, LABELS, MASK, write_bundle
 from onnx import numpy_helper
 
-from edge.bundle import BUILTIN, Bundle, describe_file, write_manifest
+from edge.bundle import BUILTIN, Bundle, OutputSpec, describe_file, write_manifest
 from edge.phantom import phantom_case
 from edgekit.cli import main
 from emtnet.weights import SHIPPED
@@ -202,9 +203,71 @@ def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypa
     code, out, err = edgekit("predict", "frame.png", "-o", "out")
     assert code == 0, err
     record = json.loads(Path("out/predictions.json").read_text())
-    assert record["predictions"][0]["decision"] in ("benign", "malignant", "normal")
+    (found,) = record["predictions"]
+    assert found["decision"] in ("benign", "malignant", "normal")
+    assert found["malignancy"] == found["probabilities"]["malignant"] == 1 - found["probabilities"]["benign"]
+    assert record["positive"] == "malignant"
     assert cv2.imread("out/frame_overlay.png") is not None
     assert "frame.png" in out
+
+
+@pytest.mark.parametrize(
+    ("outputs", "decisions", "absent"),
+    [
+        ((MASK, CLASSES, FEATURES), {"normal", "benign", "malignant"}, set()),
+        ((MASK,), {"lesion", "normal"}, {"malignancy"}),
+        ((CLASSES, FEATURES), {"normal", "benign", "malignant"}, {"lesion_area_px", "lesion_box_px"}),
+    ],
+)
+def test_networks_of_any_outputs_go_through_every_command(
+    outputs: tuple[OutputSpec, ...],
+    decisions: set[str],
+    absent: set[str],
+    edgekit: Run,
+    small_dataset: Path,
+    tmp_path: Path,
+) -> None:
+    foreign = write_bundle(tmp_path / "foreign", *outputs).path
+    folder = tmp_path / "out"
+    code, out, err = edgekit("predict", small_dataset / "images", "--bundle", foreign, "-o", folder)
+    assert code == 0, err
+    assert "guessed at export: everything" in err
+    record = json.loads((folder / "predictions.json").read_text())
+    assert len(record["predictions"]) == 20 == len(list(folder.glob("*_overlay.png")))
+    for found in record["predictions"]:
+        assert found["decision"] in decisions
+        assert all(found[name] is None for name in absent)
+        assert set(found["probabilities"]) == (set() if "malignancy" in absent else set(LABELS))
+    assert ("–" in out) == bool(absent)
+    assert (record["threshold"] is None) == ("malignancy" in absent)
+    code, out, err = edgekit("evaluate", foreign, "--data", small_dataset, "--json", tmp_path / "evaluate.json")
+    assert code == 0, err
+    assert ("at threshold 0.500" in out) == ("malignancy" not in absent)
+    code, out, err = edgekit("drift", foreign, "--data", small_dataset, "--record")
+    assert code == 0, err
+    assert ("–" in out) == bool(absent)
+    recorded = Bundle.open(foreign).manifest.drift
+    assert recorded is not None
+    assert recorded["artifacts"][1]["engine_agreement"]["outputs"].keys() == {output.name for output in outputs}
+
+
+def test_a_network_nobody_explained_has_drift_but_no_predictions(
+    edgekit: Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    foreign = write_bundle(tmp_path / "foreign", FEATURES).path
+    code, out, err = edgekit("drift", foreign, "--data", small_dataset)
+    assert code == 0, err
+    assert "agreement only" in err
+    assert "Agreement on 20 frames" in out
+    assert edgekit("bench", foreign, "--rounds", 1)[0] == 0
+    for command in (
+        ("predict", small_dataset / "images", "--bundle", foreign, "-o", tmp_path / "out"),
+        ("evaluate", foreign, "--data", small_dataset),
+    ):
+        code, _, err = edgekit(*command)
+        assert code == 1
+        assert "--mask-output or --class-output" in one_line(err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Run, shared: Path) -> None:
@@ -389,8 +452,10 @@ def test_ctrl_c_in_an_export_leaves_the_old_bundle(bundle: Path) -> None:
     process = _start("export", "--int8", "--frames", "200", "-o", bundle)
     assert process.stderr is not None
     for line in process.stderr:
-        if "ONNX" in line:
+        if "quantising" in line:
             break
+    else:
+        pytest.fail("the export ended before it could be interrupted")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

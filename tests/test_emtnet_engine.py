@@ -31,8 +31,9 @@ def test_the_engine_gives_the_networks_own_outputs(network: EmtNet, phantoms: li
 def test_the_predictor_takes_frames_of_any_size(network: EmtNet, phantoms: list[GreyImage]) -> None:
     with torch_predictor(network, threshold=0.3) as predictor:
         prediction = predictor.predict(phantoms[1])
+    assert prediction.mask is not None
     assert prediction.mask.shape == phantoms[1].shape
     assert prediction.decision in ("benign", "malignant", "normal")
-    assert predictor.threshold == 0.3
+    assert predictor.interpretation.threshold == 0.3
     outputs = TorchEngine(network).infer(preprocess(phantoms[1], (224, 224)))
     assert prediction.malignancy == pytest.approx(float(sigmoid(outputs["malignancy"])[0, 0]))

@@ -104,6 +104,7 @@ def build(
     constants: Constants | None = None,
     *,
     dtype: int = TensorProto.FLOAT,
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """A checked model; shapes of outputs are inferred."""
     graph = helper.make_graph(
@@ -113,7 +114,7 @@ def build(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -129,17 +130,17 @@ def qdq(name: str, scale: float, zero_point: int = 0) -> tuple[list[onnx.NodePro
     return nodes, {parameters[0]: np.float32(scale), parameters[1]: np.int8(zero_point)}
 
 
-def weight_dq(name: str, values: Array, *, axis: int = 0) -> tuple[onnx.NodeProto, Constants]:
-    """INT8 weights, symmetric, one scale a channel along `axis`; the readable side is `name`_dq."""
+def weight_dq(name: str, values: Array, *, axis: int | None = 0) -> tuple[onnx.NodeProto, Constants]:
+    """INT8 weights, symmetric, one scale a channel along `axis`, one in all for None; the readable side is `name`_dq."""
     others = tuple(index for index in range(values.ndim) if index != axis)
-    scale = (np.abs(values).max(axis=others) / 127).astype(np.float32)
+    scale = np.asarray(np.abs(values).max(axis=others) / 127, np.float32)
     shape = [-1 if index == axis else 1 for index in range(values.ndim)]
     integers = np.clip(np.rint(values / scale.reshape(shape)), -127, 127).astype(np.int8)
     parameters = [f"{name}_scale", f"{name}_zero"]
     node = helper.make_node(
         "DequantizeLinear", [name, *parameters], [f"{name}_dq"], name=f"{name}_dequantise", axis=axis
     )
-    return node, {name: integers, parameters[0]: scale, parameters[1]: np.zeros(len(scale), np.int8)}
+    return node, {name: integers, parameters[0]: scale, parameters[1]: np.zeros(scale.shape, np.int8)}
 
 
 def run_referee(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,11 +1,15 @@
-"""The general converter as a yardstick: litert-torch and ai-edge-quantizer turn the same `EmtNet` into TFLite.
+"""The general converter as a yardstick: litert-torch and ai-edge-quantizer turn the same networks into TFLite.
 
     python benchmarks/rival/convert.py --checkpoint FILE.safetensors|none --calibration FRAMES.npz --out DIR
+    python benchmarks/rival/convert.py --zoo NAME|all --checkpoint FOLDER --calibration FRAMES.npz --out DIR
 
-writes DIR/rival_fp32.tflite and DIR/rival_int8.tflite the way a competent user of those tools would: channels-last
-input and mask, the quantizer's default static recipe (`static_wi8_ai8`: INT8 activations, input and outputs, INT8
-weights per channel), ranges from up to 100 frames spread evenly over FRAMES.npz (key "frames", (N, 224, 224) uint8).
-One JSON line on stdout tells both files' sizes and operators; everything the tools say goes to stderr.
+The first writes `EmtNet` as DIR/rival_fp32.tflite and DIR/rival_int8.tflite, the second networks of `benchmarks.zoo` as
+DIR/NAME_fp32.tflite and DIR/NAME_int8.tflite with the weights in FOLDER/NAME.safetensors (`compare.py zoo` writes folder and
+frames). Both do it the way a competent user of those tools would: channels-last input and mask, the quantizer's default
+static recipe (`static_wi8_ai8`: INT8 activations, input and outputs, INT8 weights per channel), ranges from up to 100
+frames spread evenly over FRAMES.npz (key "frames", (N, 224, 224) uint8; for the zoo the network's name, (N, C, H, W)).
+One JSON line a network on stdout tells both files' sizes and operators; everything the tools say goes to stderr. A network
+that the tools cannot convert has an "error" there with --zoo all, and only the files that were finished before it.
 
 The packages are deliberately outside the project's own: they bring jax and transformers (a 2 GB environment), and the
 project converts without them. torchvision and torchaudio are not needed. From the repository root, where pip finds a
@@ -24,10 +28,13 @@ the INT8 graph fall back to slow kernels.
 import argparse
 import json
 import os
+import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -42,32 +49,53 @@ try:
     import numpy as np
     import torch
     from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter
     from numpy.typing import NDArray
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from benchmarks.zoo import ZOO
     from emtnet.network import INPUT_SIZE, EmtNet
 except ImportError as error:
     sys.exit(MISSING.format(error))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What to convert. images: channels-last network inputs, (N, 1, H, W, C). name: of the files, before the precision."""
+
+    name: str
+    network: torch.nn.Module
+    images: NDArray[np.float32]
+    image_outputs: list[int]  # places of those that are (1, C, H, W)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Convert EmtNet with litert-torch and ai-edge-quantizer.")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="safetensors weights, or none")
-    parser.add_argument("--calibration", required=True, type=Path, metavar="NPZ", help='frames under the key "frames"')
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of both files")
+    parser = argparse.ArgumentParser(description="Convert networks with litert-torch and ai-edge-quantizer.")
+    parser.add_argument("--zoo", metavar="NAME", choices=[*ZOO, "all"], help="a network of benchmarks.zoo, or all")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights (their folder for --zoo), or none")
+    parser.add_argument("--calibration", required=True, type=Path, metavar="NPZ", help='"frames", or by network name')
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the files")
     options = parser.parse_args()
 
-    images = read_frames(options.calibration)
-    network = read_network(options.checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
-    fp32, int8 = options.out / "rival_fp32.tflite", options.out / "rival_int8.tflite"
+    if options.zoo == "all":
+        convert_all(options)
+        return
+    job = zoo_job(options) if options.zoo else emtnet_job(options)
+    fp32, int8 = (options.out / f"{job.name}_{precision}.tflite" for precision in ("fp32", "int8"))
     with stdout_to_stderr():
-        convert(network, fp32)
-        quantize(fp32, images, int8)
+        try:
+            convert(job, fp32)
+            quantize(fp32, job.images, int8)
+            require_loadable(int8)
+        except Exception as error:  # the tools raise what their parts raise
+            traceback.print_exc()
+            sys.exit(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     report = {
+        "network": options.zoo or "emtnet",
         "checkpoint": options.checkpoint,
-        "calibration_frames": len(images),
+        "calibration_frames": len(job.images),
         "fp32": describe(fp32),
         "int8": describe(int8),
         "versions": {name: version(name) for name in PACKAGES},
@@ -75,42 +103,73 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def read_frames(path: Path) -> NDArray[np.float32]:
-    """Up to `MAX_FRAMES` network inputs, (N, 1, 224, 224, 1), spread evenly over the file."""
+def convert_all(options: argparse.Namespace) -> None:
+    """Each network in a process of its own: native code of the tools may end it."""
+    shared = ["--checkpoint", options.checkpoint, "--calibration", str(options.calibration), "--out", str(options.out)]
+    for name in ZOO:
+        command = [sys.executable, __file__, "--zoo", name, *shared]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        sys.stderr.write(done.stderr)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [""]
+            print(json.dumps({"network": name, "exit": done.returncode, "error": lines[-1]}), flush=True)
+        else:
+            print(done.stdout, end="", flush=True)
+
+
+def emtnet_job(options: argparse.Namespace) -> Job:
+    pixels = read_frames(options.calibration, "frames", (INPUT_SIZE, INPUT_SIZE))
+    torch.manual_seed(0)
+    network = EmtNet().eval()
+    if options.checkpoint != "none":
+        load_weights(network, Path(options.checkpoint))
+    images = np.asarray((pixels.astype(np.float32) - 128) / 128, np.float32)
+    return Job("rival", network, images[:, None, :, :, None], [0])  # the mask; malignancy is a vector
+
+
+def zoo_job(options: argparse.Namespace) -> Job:
+    entry = ZOO[options.zoo]
+    images = entry.normalise(read_frames(options.calibration, entry.name, entry.shape[1:]))
+    torch.manual_seed(0)
+    network = entry.architecture().eval()
+    if options.checkpoint != "none":
+        load_weights(network, Path(options.checkpoint) / f"{entry.name}.safetensors")
+    places = [place for place, name in enumerate(entry.outputs) if name == "mask"]
+    return Job(entry.name, network, np.ascontiguousarray(images.transpose(0, 2, 3, 1))[:, None], places)
+
+
+def read_frames(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Up to `MAX_FRAMES` frames (N, *shape), spread evenly over the file."""
     if not path.is_file():
         sys.exit(f"error: {path}: no such calibration file")
     try:
         with np.load(path) as archive:
-            pixels = archive["frames"]
+            pixels: NDArray[np.uint8] = archive[key]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        sys.exit(f'error: {path}: not an npz with the key "frames" ({error})')
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != (INPUT_SIZE, INPUT_SIZE) or not len(pixels):
-        sys.exit(f"error: {path}: frames are {pixels.dtype} {pixels.shape}, not uint8 (N, {INPUT_SIZE}, {INPUT_SIZE})")
+        sys.exit(f'error: {path}: not an npz with the key "{key}" ({error})')
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != shape or not len(pixels):
+        wanted = ", ".join(map(str, ("N", *shape)))
+        sys.exit(f"error: {path}: {key} are {pixels.dtype} {pixels.shape}, not uint8 ({wanted})")
     chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_FRAMES)).round().astype(int)
-    images: NDArray[np.float32] = ((pixels[chosen].astype(np.float32) - 128) / 128)[:, None, :, :, None]
-    return images
+    frames: NDArray[np.uint8] = pixels[chosen]
+    return frames
 
 
-def read_network(checkpoint: str) -> EmtNet:
-    torch.manual_seed(0)
-    network = EmtNet().eval()
-    if checkpoint == "none":
-        return network
+def load_weights(network: torch.nn.Module, path: Path) -> None:
     try:
-        tensors = load_file(checkpoint)
+        tensors = load_file(path)
         network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        sys.exit(f"error: {checkpoint}: not a checkpoint of EmtNet ({' '.join(str(error).split())[:300]})")
-    return network
+        sys.exit(f"error: {path}: not a checkpoint of this network ({' '.join(str(error).split())[:300]})")
 
 
-def convert(network: EmtNet, target: Path) -> None:
+def convert(job: Job, target: Path) -> None:
     try:
         import litert_torch
     except ImportError as error:
         sys.exit(MISSING.format(error))
-    channels_last = litert_torch.to_channel_last_io(network, args=[0], outputs=[0])  # the mask; malignancy is a vector
-    sample = (torch.zeros(1, INPUT_SIZE, INPUT_SIZE, 1),)
+    channels_last = litert_torch.to_channel_last_io(job.network, args=[0], outputs=job.image_outputs)
+    sample = (torch.zeros(job.images.shape[1:]),)
     litert_torch.convert(channels_last.eval(), sample).export(str(target))
 
 
@@ -124,6 +183,15 @@ def quantize(source: Path, images: NDArray[np.float32], target: Path) -> None:
     name, key = signature.inputs[0].name.decode(), signature.signatureKey.decode()
     ranges = tool.calibrate({key: [{name: image} for image in images]})
     tool.quantize(ranges).export_model(str(target), overwrite=True)
+
+
+def require_loadable(path: Path) -> None:
+    """The quantizer writes files that LiteRT refuses; such a file is removed. Raises ValueError or RuntimeError."""
+    try:
+        Interpreter(model_path=str(path), num_threads=1).allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        path.unlink()
+        raise RuntimeError(f"LiteRT refuses {path.name}: {error}") from error
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -14,22 +14,27 @@ from edge.frame import GreyImage
 
 
 class LiteRtEngine:
-    """A TFLite interpreter with XNNPACK. Its input is NHWC uint8."""
+    """A TFLite interpreter with XNNPACK. Its input is NHWC uint8; outputs of four axes are NHWC and leave as NCHW."""
 
     def __init__(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
         self._interpreter = interpreter
         self._input = interpreter.get_input_details()[0]
-        self._outputs = [(detail["name"], detail["index"]) for detail in interpreter.get_output_details()]
+        details = interpreter.get_signature_runner().get_output_details()
+        self._outputs = [(name, detail["index"]) for name, detail in details.items()]
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
         with engine_errors("litert"):
             self._interpreter.set_tensor(self._input["index"], image.reshape(self._input["shape"]))
             self._interpreter.invoke()
-            return {name: self._interpreter.get_tensor(index) for name, index in self._outputs}
+            return {name: _onnx_order(self._interpreter.get_tensor(index)) for name, index in self._outputs}
 
     def close(self) -> None:
         self._interpreter = None
+
+
+def _onnx_order(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if tensor.ndim == 4 else tensor
 
 
 def open_model(path: Path, *, precision: str, threads: int | None, device: str) -> LiteRtEngine:

@@ -32,12 +32,14 @@ class OpenVinoEngine:
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
-        self._outputs = [(output.get_any_name(), output) for output in compiled.outputs]
+        # One tensor has every name it had in the ONNX graph, that of a folded Identity too; any of them may be the output's.
+        self._outputs = [(output.get_names(), output) for output in compiled.outputs]
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
         with engine_errors("openvino"):
             self._request.infer([image[None, None]], share_inputs=True)
-            return {name: np.array(self._request.get_tensor(output).data) for name, output in self._outputs}
+            results = [(names, np.array(self._request.get_tensor(output).data)) for names, output in self._outputs]
+            return {name: result for names, result in results for name in names}
 
     def close(self) -> None:
         self._request = None

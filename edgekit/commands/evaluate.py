@@ -58,6 +58,8 @@ def evaluate(
         if used := require_unused(dataset, forbidden, allow=allow_overlap):
             notice(f"{used} of {len(dataset)} frames were trained, tuned or calibrated on: do not quote these figures")
         evaluation = run(predictor, dataset, progress=progress("evaluate"))
-    metrics_table(f"{target} at threshold {predictor.threshold:.3f}", {name: evaluation.metrics})
+    threshold = evaluation.metrics.threshold
+    title = f"{target}" if threshold is None else f"{target} at threshold {threshold:.3f}"
+    metrics_table(title, {name: evaluation.metrics})
     record = {"target": name, "overlapping_frames": used, "phantom_calibrated": phantom}
     write_json(json, evaluation.to_json() | record)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgekit.commands import describe as network
 from edgekit.commands.options import Engines, Folds, Precision
 
 
@@ -17,8 +18,12 @@ class WeightRangeName(StrEnum):
 
 
 def export(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint (.safetensors) of edgekit train.", show_default="the shipped one")
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Checkpoint (.safetensors) of edgekit train, or any convolutional network as .onnx.",
+            show_default="the shipped checkpoint",
+        ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Make INT8 artifacts beside the FP32 ones.")] = False,
     calibration: Annotated[
@@ -37,8 +42,21 @@ def export(
         typer.Option("--weight-range", help="half keeps INT8 from saturating on x86 without VNNI."),
     ] = WeightRangeName.full,
     out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.")] = Path("edgekit-bundle"),
+    sidecar: network.Sidecar = None,
+    mean: network.Mean = None,
+    std: network.Std = None,
+    pixel_range: network.PixelRange = None,
+    channels: network.Channels = None,
+    size: network.Size = None,
+    resize: network.ResizeOption = None,
+    mask_output: network.MaskOutput = None,
+    class_output: network.ClassOutput = None,
+    activation: network.Activation = None,
+    labels: network.Labels = None,
+    positive: network.Positive = None,
+    threshold: network.Threshold = None,
 ) -> None:
-    """Convert a checkpoint to ONNX, OpenVINO and TFLite artifacts in one bundle."""
+    """Convert a checkpoint or an ONNX network to ONNX, OpenVINO and TFLite artifacts in one bundle."""
     from edge.errors import require
     from edgekit.console import describe, err, interruptible, notice, progress, table
 
@@ -47,21 +65,45 @@ def export(
     from calibration.dataset import Dataset, parse_folds
     from calibration.subset import calibration_frames, phantom_frames
     from emtnet.weights import SHIPPED
-    from quantize.export import export_checkpoint
+    from quantize.pipeline import export_network, read_network
 
+    told = {
+        "mean": mean,
+        "std": std,
+        "pixel_range": pixel_range,
+        "channels": channels,
+        "size": size,
+        "resize": resize,
+        "mask_output": mask_output,
+        "class_output": class_output,
+        "activation": activation,
+        "labels": labels,
+        "positive": positive,
+        "threshold": threshold,
+    }
+    source, description = model or SHIPPED, None
+    if source.suffix == ".onnx":
+        description = network.describe_network(source, sidecar, told)
+    elif sidecar or any(value is not None for value in told.values()):
+        raise typer.BadParameter("a checkpoint describes itself; --mean, --labels and their like are for ONNX networks")
     int8 = int8 or precision is Precision.int8
     with interruptible(f"{out} is as it was"):
+        converted = read_network(source, description)
         if calibration:
             dataset = Dataset.open(calibration, folds=parse_folds(folds))
             chosen = calibration_frames(dataset, count=frames, seed=seed, progress=progress("calibration frames"))
         else:
-            chosen = phantom_frames(count=frames if int8 else 8, seed=seed, progress=progress("phantoms"))
+            chosen = phantom_frames(
+                count=frames if int8 and not converted.quantised else 16, seed=seed, progress=progress("phantoms")
+            )
         if calibration and not int8:
             notice("without --int8 the calibration frames only check the ONNX")
-        if int8 and len(chosen.frames) < frames:
+        if converted.quantised:
+            notice(f"{source.name} has quantisers already; they stay as they are")
+        elif int8 and len(chosen.frames) < frames:
             notice(f"only {len(chosen.frames)} calibration frames")
-        bundle = export_checkpoint(
-            checkpoint or SHIPPED,
+        bundle = export_network(
+            converted,
             out,
             calibration=chosen,
             int8=int8,
@@ -72,9 +114,16 @@ def export(
         )
     table(
         f"{out}: {bundle.manifest.network}",
-        ("engine", "precision", "MB", "files"),
+        ("engine", "precision", "MB", "INT8 layers", "from referee", "files"),
         [
-            (a.engine, a.precision, f"{a.size_bytes / 1e6:.2f}", ", ".join(file.path for file in a.files))
+            (
+                a.engine,
+                a.precision,
+                f"{a.size_bytes / 1e6:.2f}",
+                "–" if a.int8_convolutions is None else "{} of {}".format(*a.int8_convolutions),
+                "–" if a.referee_delta is None else f"{a.referee_delta:.3%}",
+                ", ".join(file.path for file in a.files),
+            )
             for a in bundle.manifest.artifacts
         ],
     )

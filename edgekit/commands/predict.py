@@ -26,9 +26,10 @@ def predict(
     from edge.frame import read_image
     from edge.overlay import DISCLAIMER
     from edge.predictor import Predictor
-    from edgekit.console import describe, progress, table, write_json
+    from edgekit.console import describe, number, progress, table, write_json
 
     opened = Bundle.open_or_builtin(bundle or default_bundle())
+    how = opened.manifest.interpretation()
     describe(opened)
     files = list_images(images)
     names = overlay_names(files)
@@ -58,16 +59,23 @@ def predict(
             "network": manifest.network,
             "engine": artifact.engine,
             "precision": artifact.precision,
-            "threshold": manifest.operating_point.threshold,
+            "positive": how.positive,
+            "threshold": how.threshold,
             "phantom_calibrated": manifest.phantom_calibrated,
             "predictions": records,
         },
     )
     table(
         f"{len(records)} images, {artifact.engine} {artifact.precision}, overlays in {out}",
-        ("image", "decision", "p(malignant)", "lesion px", "ms"),
+        ("image", "decision", f"p({how.positive})" if how.positive else "p", "lesion px", "ms"),
         [
-            (r["image"], r["decision"], f"{r['malignancy']:.3f}", r["lesion_area_px"], f"{r['timing_ms']['total']:.1f}")
+            (
+                r["image"],
+                r["decision"],
+                number(r["malignancy"]),
+                number(r["lesion_area_px"], 0),
+                number(r["timing_ms"]["total"], 1),
+            )
             for r in records
         ],
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx
@@ -30,12 +29,11 @@ from edge.bundle import Bundle
 from edge.errors import BundleError, CalibrationError, ConversionError, DataError, MissingDependencyError
 from edge.frame import fingerprint
 from edge.phantom import phantom_case
-from edge.predictor import Decision, Predictor
+from edge.predictor import Predictor
 from edge.preprocess import preprocess
-from emtnet.engine import torch_predictor
+from emtnet.engine import emtnet_interpretation, torch_predictor
 from emtnet.weights import CheckpointInfo, load_checkpoint, save_checkpoint
-from quantize import export
-from quantize.export import export_checkpoint
+from quantize import export, pipeline
 
 INFO = CheckpointInfo(
     schema=1,
@@ -76,15 +74,15 @@ def bundle(
 ) -> Bundle:
     """Nobody may change it."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return export_checkpoint(checkpoint, out, calibration=calibration, int8=True, stage=stages.append)
+    return export(checkpoint, out, calibration=calibration, int8=True, stage=stages.append)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the slow first steps, which the bundle above went through, from the shelf."""
-    monkeypatch.setattr(export, "export_torch", lambda *given: fp32_model())
-    monkeypatch.setattr(export, "quantise", lambda *given, **named: int8_model())
-    monkeypatch.setattr(export, "match_score_means", lambda quantised, *given: quantised)
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
+    monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
+    monkeypatch.setattr(pipeline, "match_score_means", lambda quantised, *given: quantised)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -125,10 +123,12 @@ def test_the_manifest_says_where_everything_comes_from(
     bundle: Bundle, checkpoint: Path, calibration: CalibrationFrames
 ) -> None:
     manifest = bundle.manifest
-    assert manifest.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert manifest.source_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (manifest.network, manifest.weight_range) == ("emtnet", "full")
-    assert manifest.labels == get_args(Decision)
-    assert manifest.operating_point.threshold == 0.55
+    assert manifest.labels == ("benign", "malignant")
+    assert manifest.guesses == ()
+    assert manifest.operating_point is not None
+    assert (manifest.operating_point.threshold, manifest.operating_point.positive) == (0.55, "malignant")
     assert "1 selection frames" in manifest.operating_point.chosen_on
     assert (manifest.training.trained_on, manifest.training.tuned_on) == (("aa", "bb"), ("cc",))
     assert manifest.training.data == ("a data set (its licence)",)
@@ -151,7 +151,8 @@ def test_the_calibration_frames_are_written_down_with_one_fingerprint(
 def test_input_and_outputs_are_those_of_the_graphs(bundle: Bundle) -> None:
     manifest = bundle.manifest
     assert (manifest.input.name, manifest.input.height, manifest.input.width) == ("image", 224, 224)
-    assert (manifest.input.offset, manifest.input.scale) == (128.0, 128.0)
+    assert (manifest.input.channels, manifest.input.offset, manifest.input.scale) == (1, (128.0,), (128.0,))
+    assert manifest.interpretation() == emtnet_interpretation(0.55)
     for precision in ("fp32", "int8"):
         graph = onnx.load(bundle.path / f"{precision}.onnx").graph
         assert [value.name for value in graph.input] == [manifest.input.name]
@@ -175,8 +176,10 @@ def test_no_file_knows_the_machine_it_was_made_on(bundle: Bundle, checkpoint: Pa
 
 def test_stages_are_told_in_order(bundle: Bundle, stages: list[str]) -> None:
     assert bundle.manifest.artifacts
-    first = ["PyTorch → ONNX", f"quantising on {CALIBRATED_ON} phantom frames"]
-    assert stages == [*first, *(f"{engine} {precision}" for engine, precision in EVERY)]
+    assert stages == [
+        f"quantising on {CALIBRATED_ON} frames",
+        *(f"{engine} {precision}" for engine, precision in EVERY),
+    ]
 
 
 # What the artifacts answer.
@@ -186,21 +189,22 @@ def test_all_six_artifacts_answer_alike(bundle: Bundle, checkpoint: Path) -> Non
     frames = [phantom_case(seed, size=(200, 260)).pixels for seed in range(40, 46)]
     reference = torch_predictor(load_checkpoint(checkpoint)[0], threshold=0.5)
     wanted = [reference.predict(frame) for frame in frames]
-    assert np.std([answer.malignancy for answer in wanted]) > 0.005
+    assert np.std([answer.probabilities["malignant"] for answer in wanted]) > 0.005
     int8 = {}
     for engine, precision in EVERY:
         with Predictor.open(bundle.path, engine=engine, precision=precision, threads=1) as predictor:
             got = [predictor.predict(frame) for frame in frames]
         scores = np.array([[one.malignancy, other.malignancy] for one, other in zip(wanted, got, strict=True)])
-        masks = [np.abs(one.mask_logits - other.mask_logits) for one, other in zip(wanted, got, strict=True)]
+        masks = [np.abs(one.outputs["mask"] - other.outputs["mask"]) for one, other in zip(wanted, got, strict=True)]
         if precision == "fp32":
             assert np.abs(scores[:, 0] - scores[:, 1]).max() < 1e-4
             assert np.max(masks) < 2e-3
         else:
             assert np.abs(scores[:, 0] - scores[:, 1]).max() < 0.02
-            assert np.mean(masks) < 0.1 * np.std([answer.mask_logits for answer in wanted])
+            assert np.mean(masks) < 0.1 * np.std([answer.outputs["mask"] for answer in wanted])
             int8[engine] = scores[:, 1]
-            assert got[0].mask_level.shape == (200, 260)
+            assert got[0].mask is not None
+            assert got[0].mask.shape == (200, 260)
     assert max(np.abs(int8[one] - int8[other]).mean() for one in int8 for other in int8) < 0.005
 
 
@@ -228,7 +232,7 @@ def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle
 
 @pytest.mark.usefixtures("quick")
 def test_named_engines_and_precisions_only(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
-    made = export_checkpoint(
+    made = export(
         checkpoint, tmp_path / "out", calibration=calibration, int8=True, engines=["litert"], precisions=["int8"]
     )
     assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [("onnx", "int8"), ("litert", "int8")]
@@ -237,7 +241,7 @@ def test_named_engines_and_precisions_only(checkpoint: Path, calibration: Calibr
 
 @pytest.mark.usefixtures("quick")
 def test_without_int8_there_is_no_calibration(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
-    made = export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=False, engines=["onnx"])
+    made = export(checkpoint, tmp_path / "out", calibration=calibration, int8=False, engines=["onnx"])
     assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [("onnx", "fp32")]
     assert made.manifest.calibration is None
     assert not made.manifest.phantom_calibrated
@@ -252,9 +256,9 @@ def test_the_weight_range_reaches_nncf_and_the_manifest(
         asked.append(weight_range)
         return int8_model()
 
-    monkeypatch.setattr(export, "quantise", quantise)
+    monkeypatch.setattr(pipeline, "quantise", quantise)
     out = tmp_path / "out"
-    made = export_checkpoint(checkpoint, out, calibration=calibration, int8=True, engines=["onnx"], weight_range="half")
+    made = export(checkpoint, out, calibration=calibration, int8=True, engines=["onnx"], weight_range="half")
     assert asked == [made.manifest.weight_range] == ["half"]
 
 
@@ -264,9 +268,9 @@ def test_what_was_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None
             raise PackageNotFoundError(package)
         return version(package)
 
-    monkeypatch.setattr(export, "version", without_nncf)
-    assert export.versions()["nncf"] == "not installed"
-    assert export.versions()["torch"] == version("torch")
+    monkeypatch.setattr(pipeline, "version", without_nncf)
+    assert pipeline.versions()["nncf"] == "not installed"
+    assert pipeline.versions()["torch"] == version("torch")
 
 
 # Failing.
@@ -288,8 +292,8 @@ def test_an_engine_that_nobody_asked_for_may_fail(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(export._WRITERS, "litert", failing_litert(error))
-    made = export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=True)
+    monkeypatch.setitem(pipeline._WRITERS, "litert", failing_litert(error))
+    made = export(checkpoint, tmp_path / "out", calibration=calibration, int8=True)
     assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [
         item for item in EVERY if item[0] != "litert"
     ]
@@ -302,9 +306,9 @@ def test_an_engine_that_nobody_asked_for_may_fail(
 def test_an_engine_asked_for_by_name_must_not_fail(
     checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(export._WRITERS, "litert", failing_litert(ConversionError("no LSTM here")))
+    monkeypatch.setitem(pipeline._WRITERS, "litert", failing_litert(ConversionError("no LSTM here")))
     with pytest.raises(ConversionError, match="no LSTM here"):
-        export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=True, engines=["litert"])
+        export(checkpoint, tmp_path / "out", calibration=calibration, int8=True, engines=["litert"])
     assert not list(tmp_path.iterdir())
 
 
@@ -314,12 +318,12 @@ class UnpluggedError(Exception):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UnpluggedError, ConversionError])
-@pytest.mark.parametrize("moment", ["PyTorch → ONNX", "openvino fp32"])
+@pytest.mark.parametrize("moment", [f"quantising on {CALIBRATED_ON} frames", "openvino fp32"])
 def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(
     moment: str, error: type[BaseException], checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_checkpoint(checkpoint, out, calibration=calibration, int8=False, engines=["onnx"])
+    export(checkpoint, out, calibration=calibration, int8=False, engines=["onnx"])
     before = contents(tmp_path)
 
     def stage(name: str) -> None:
@@ -327,7 +331,7 @@ def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(
             raise error
 
     with pytest.raises(error):
-        export_checkpoint(checkpoint, out, calibration=calibration, int8=True, stage=stage)
+        export(checkpoint, out, calibration=calibration, int8=True, stage=stage)
     assert contents(tmp_path) == before
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
     assert len(before) == 2
@@ -343,7 +347,7 @@ def test_an_interrupted_first_export_leaves_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(checkpoint, tmp_path / "out", calibration=calibration, int8=False, stage=stage)
+        export(checkpoint, tmp_path / "out", calibration=calibration, int8=False, stage=stage)
     assert not list(tmp_path.iterdir())
 
 
@@ -351,17 +355,17 @@ def test_an_interrupted_first_export_leaves_nothing(
 def test_a_new_export_replaces_the_old_bundle(checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for engine in ("openvino", "litert"):
-        export_checkpoint(checkpoint, out, calibration=calibration, int8=False, engines=[engine])
+        export(checkpoint, out, calibration=calibration, int8=False, engines=[engine])
     assert contents(out).keys() == {"fp32.onnx", "fp32.tflite", "manifest.json"}
 
 
 def test_too_few_frames_make_no_bundle(
     checkpoint: Path, calibration: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "export_torch", lambda *given: fp32_model())
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
     few = CalibrationFrames("phantom", calibration.frames[:7], calibration.sha256[:7])
     with pytest.raises(CalibrationError, match="7 calibration frames"):
-        export_checkpoint(checkpoint, tmp_path / "out", calibration=few, int8=True)
+        export(checkpoint, tmp_path / "out", calibration=few, int8=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -370,7 +374,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(BundleError, match="not a bundle"):
-        export_checkpoint(checkpoint, tmp_path, calibration=calibration, int8=False)
+        export(checkpoint, tmp_path, calibration=calibration, int8=False)
     assert contents(tmp_path) == {"thesis.txt": b"irreplaceable"}
 
 
@@ -380,5 +384,5 @@ def test_a_diverged_checkpoint_makes_no_bundle(calibration: CalibrationFrames, t
     torch.nn.init.constant_(diverged.mask_head.weight, float("nan"))
     save_checkpoint(broken, diverged, INFO)
     with pytest.raises(DataError, match="NaN"):
-        export_checkpoint(broken, tmp_path / "out", calibration=calibration, int8=False)
+        export(broken, tmp_path / "out", calibration=calibration, int8=False)
     assert not (tmp_path / "out").exists()

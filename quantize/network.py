@@ -1,0 +1,29 @@
+"""A network on its way through the pipeline."""
+
+from dataclasses import dataclass
+
+import onnx
+
+from edge.bundle import InputSpec, OperatingPoint, OutputSpec, Training
+
+_UNKNOWN = Training((), (), ())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network ready for quantisation, with what its manifest will say.
+
+    model: one uint8 input (1, 1, H, W). quantised: it came with quantisers, which stay as they are. guesses: what was not said
+    and had to be assumed, for the user to read.
+    """
+
+    name: str
+    source_sha256: str
+    model: onnx.ModelProto
+    quantised: bool
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...]
+    labels: tuple[str, ...]
+    operating_point: OperatingPoint | None
+    guesses: tuple[str, ...] = ()
+    training: Training = _UNKNOWN

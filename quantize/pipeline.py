@@ -1,0 +1,233 @@
+"""The pipeline: checkpoint or ONNX → QDQ ONNX → OpenVINO IR and TFLite → bundle. Read this first."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from calibration.subset import CalibrationFrames
+from edge.bundle import (
+    SCHEMA,
+    Artifact,
+    Bundle,
+    Calibration,
+    InputSpec,
+    Manifest,
+    Missing,
+    OperatingPoint,
+    Training,
+    describe_file,
+    new_bundle,
+    write_manifest,
+)
+from edge.errors import ConversionError, MissingDependencyError, require
+from edge.frame import GreyImage
+from edge.phantom import phantom_case
+from edge.preprocess import Resize, preprocess
+from emtnet.engine import LABELS, MALIGNANCY, MASK, POSITIVE
+from emtnet.network import INPUT_SIZE, ExportedEmtNet
+from emtnet.weights import CheckpointInfo, load_checkpoint
+from quantize.description import Description
+from quantize.head_bias import match_score_means
+from quantize.network import Network
+from quantize.onnx_graph import INPUT_NAME, WeightRange, export_torch
+from quantize.onnx_import import check_import, import_onnx, load_onnx
+from quantize.openvino_ir import write_ir
+from quantize.ptq import quantise
+from quantize.qdq import complete, store_as_uint8
+from quantize.verify import verified
+
+ENGINES: Final = ("onnx", "openvino", "litert")
+_CHECKED_FRAMES: Final = 3
+_SIZE: Final = (INPUT_SIZE, INPUT_SIZE)
+
+Stage = Callable[[str], None]
+
+
+def read_network(model: Path | onnx.ModelProto, description: Description | None = None) -> Network:
+    """Read an EMT-Net checkpoint (.safetensors) or an ONNX network, and check what became of it on three phantoms.
+
+    description: how an ONNX network's input and outputs are to be read; what is not said is guessed where that is safe.
+    Raises ConversionError, DataError; ValueError for a checkpoint with a description.
+    """
+    if isinstance(model, Path) and model.suffix == ".safetensors":
+        if description is not None:
+            raise ValueError("a checkpoint describes itself; leave the description out")
+        return _read_checkpoint(model)
+    loaded = load_onnx(model) if isinstance(model, Path) else model
+    content = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
+    name = model.stem if isinstance(model, Path) else model.graph.name or "network"
+    sha256 = hashlib.sha256(content).hexdigest()
+    network = import_onnx(loaded, description or Description(), name=name, source_sha256=sha256)
+    check_import(loaded, network, _phantoms(network.input.size, network.input.resize))
+    return network
+
+
+def _read_checkpoint(checkpoint: Path) -> Network:
+    weights, info = load_checkpoint(checkpoint)
+    return Network(
+        name=info.network,
+        source_sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        model=export_torch(ExportedEmtNet(weights), _SIZE, _phantoms(_SIZE, "stretch")),
+        quantised=False,
+        input=InputSpec(INPUT_NAME, *_SIZE, channels=1, offset=(128.0,), scale=(128.0,), resize="stretch"),
+        outputs=(MASK, MALIGNANCY),
+        labels=LABELS,
+        operating_point=OperatingPoint(info.threshold, POSITIVE, _chosen_on(info)),
+        training=Training(info.data, info.trained_on, info.tuned_on),
+    )
+
+
+def _phantoms(size: tuple[int, int], resize: Resize) -> list[GreyImage]:
+    return [preprocess(phantom_case(seed).pixels, size, resize=resize) for seed in range(_CHECKED_FRAMES)]
+
+
+def export_network(
+    network: Network,
+    out: Path,
+    *,
+    calibration: CalibrationFrames,
+    int8: bool,
+    engines: Sequence[str] = (),
+    precisions: Sequence[str] = ("fp32", "int8"),
+    weight_range: WeightRange = "full",
+    stage: Stage = lambda name: None,
+) -> Bundle:
+    """Convert a network to a bundle at `out` and return it; `quantize.export` has the parameters."""
+    images = [preprocess(frame, network.input.size, resize=network.input.resize) for frame in calibration.frames]
+    if not (int8 or network.quantised):
+        precisions = ("fp32",)
+    with new_bundle(out) as folder:
+        models = _models(network, images, precisions, weight_range, stage)
+        artifacts, missing = _write_artifacts(folder, models, engines, images, stage)
+        calibrated = "int8" in models and not network.quantised
+        manifest = Manifest(
+            schema=SCHEMA,
+            network=network.name,
+            source_sha256=network.source_sha256,
+            input=network.input,
+            outputs=network.outputs,
+            labels=network.labels,
+            operating_point=network.operating_point,
+            weight_range=weight_range,
+            artifacts=artifacts,
+            missing=missing,
+            drift=None,
+            versions=versions(),
+            calibration=_calibration(calibration) if calibrated else None,
+            guesses=network.guesses,
+            training=network.training,
+        )
+        write_manifest(folder, manifest)
+    return Bundle.open(out)
+
+
+def _models(
+    network: Network, images: Sequence[GreyImage], precisions: Sequence[str], weight_range: WeightRange, stage: Stage
+) -> dict[str, onnx.ModelProto]:
+    """The network by precision."""
+    if network.quantised:
+        if "int8" not in precisions:
+            raise ConversionError(
+                f"{network.name} has quantisers already, so there is no FP32 of it; export with --int8"
+            )
+        return {"int8": store_as_uint8(network.model)}
+    models = {"fp32": network.model}
+    if "int8" in precisions:
+        stage(f"quantising on {len(images)} frames")
+        quantised = complete(
+            quantise(network.model, images, weight_range=weight_range), images, weight_range=weight_range
+        )
+        models["int8"] = match_score_means(quantised, network.model, images)
+    return {precision: model for precision, model in models.items() if precision in precisions}
+
+
+def _write_artifacts(
+    folder: Path,
+    models: dict[str, onnx.ModelProto],
+    engines: Sequence[str],
+    images: Sequence[GreyImage],
+    stage: Stage,
+) -> tuple[tuple[Artifact, ...], tuple[Missing, ...]]:
+    """Write every model in every format and run it. An engine asked for by name that fails raises; the others are noted."""
+    artifacts, missing = [], []
+    for precision, model in models.items():
+        source = folder / f"{precision}.onnx"
+        source.write_bytes(model.SerializeToString())
+        for engine in ENGINES:
+            if engines and engine not in engines and engine != "onnx":
+                continue
+            stage(f"{engine} {precision}")
+            try:
+                files = list(_WRITERS[engine](model, source))
+                artifact = Artifact(engine, precision, tuple(describe_file(folder, file) for file in files))
+                artifacts.append(verified(artifact, folder, source, images))
+            except (ConversionError, MissingDependencyError) as error:
+                if engine in engines:
+                    raise
+                missing.append(Missing(engine, precision, str(error)))
+                _forget(source, engine)
+    return tuple(artifacts), tuple(missing)
+
+
+def _forget(source: Path, engine: str) -> None:
+    """Remove what an engine left behind that could not be used."""
+    for suffix in {"openvino": (".xml", ".bin"), "litert": (".tflite",)}.get(engine, ()):
+        source.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _write_onnx(model: onnx.ModelProto, source: Path) -> Iterable[Path]:
+    return (source,)
+
+
+def _write_openvino(model: onnx.ModelProto, source: Path) -> Iterable[Path]:
+    return write_ir(source, source.with_suffix(".xml"))
+
+
+def _write_litert(model: onnx.ModelProto, source: Path) -> Iterable[Path]:
+    require("ai_edge_litert", extra="litert")
+    from quantize.tflite.lower import to_tflite
+
+    path = source.with_suffix(".tflite")
+    path.write_bytes(to_tflite(model))
+    return (path,)
+
+
+_WRITERS: Final[dict[str, Callable[[onnx.ModelProto, Path], Iterable[Path]]]] = {
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "litert": _write_litert,
+}
+
+
+def _calibration(frames: CalibrationFrames) -> Calibration:
+    whole = hashlib.sha256("".join(frames.sha256).encode()).hexdigest()
+    return Calibration(frames.source, len(frames.frames), frames.sha256, whole)
+
+
+def _chosen_on(info: CheckpointInfo) -> str:
+    return f"{len(info.tuned_on)} selection frames of the training run, for a sensitivity of 94.1 %"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make artifacts."""
+    found = {"python": platform.python_version()}
+    for package in (
+        "edgekit-ultrasound",
+        "torch",
+        "onnx",
+        "nncf",
+        "onnxruntime",
+        "openvino",
+        "ai-edge-litert",
+        "numpy",
+    ):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
