@@ -114,7 +114,7 @@ class QuantiserEditor(GraphEditor):
     def _shift_bias(self, quantiser: onnx.NodeProto, shift: float) -> bool:
         """Make up for an input that is `shift` too small; False, with nothing done, when a reader is no convolution."""
         consumers, producers = self.consumers(), self.producers()
-        layers = self._readers_behind(quantiser, consumers)
+        layers = list({layer.output[0]: layer for layer in self._readers_behind(quantiser, consumers)}.values())
         kernels = [self.dequantised(layer.input[1], producers) for layer in layers if layer.op_type == "Conv"]
         if len(kernels) < len(layers) or any(kernel is None for kernel in kernels):
             return False

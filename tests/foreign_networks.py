@@ -1,6 +1,6 @@
 """Small networks of other people's making, written by hand in ONNX, and what running them through the export takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from test_quantize_support import run_tflite
 
 from calibration.subset import CalibrationFrames
+from edge.engines.openvino import import_openvino
 from edge.frame import GreyImage, fingerprint
 from edge.phantom import phantom_case
 from edge.preprocess import preprocess
+from quantize.onnx_graph import plain_session
+from quantize.tflite.lower import to_tflite
 
 Array = NDArray[Any]
 Constants = dict[str, Any]
@@ -107,3 +111,26 @@ def calibration(count: int = COUNT) -> CalibrationFrames:
 def images(count: int = 4, size: tuple[int, int] = (SIDE, SIDE)) -> tuple[GreyImage, ...]:
     """Network inputs, (height, width) each, that nothing was calibrated on."""
     return tuple(preprocess(phantom_case(100 + seed, size=(72, 80)).pixels, size) for seed in range(count))
+
+
+def every_engine(model: onnx.ModelProto) -> Callable[[GreyImage], dict[str, dict[str, Array]]]:
+    """A function from a (height, width) uint8 image to what each engine says of a network of one: outputs by engine.
+
+    "referee" is ONNX Runtime without optimisations.
+    """
+    (value,) = model.graph.input
+    names = [output.name for output in model.graph.output]
+    session, content = plain_session(model), to_tflite(model)
+    core = import_openvino().Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+
+    def run(image: GreyImage) -> dict[str, dict[str, Array]]:
+        feeds = {value.name: image[None, None]}
+        return {
+            "referee": dict(zip(names, session.run(names, feeds), strict=True)),
+            "litert": run_tflite(content, feeds),
+            "openvino": {name: compiled([feeds[value.name]])[name] for name in names},
+        }
+
+    return run
