@@ -177,7 +177,7 @@ def check_drift(
         wanted = [artifact for artifact in manifest.artifacts if artifact != first and is_installed(artifact.engine)]
         if not wanted:
             raise BundleError(
-                f"{bundle.path}: nothing to compare with the FP32 ONNX; no artifact's engine is installed"
+                f"{bundle.path}: nothing to compare with the FP32 ONNX; export other artifacts, or install their engines"
             )
         qdq = [artifact for artifact in wanted if (artifact.engine, artifact.precision) == ("onnx", "int8")]
         referee = network(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads)) if qdq else None
@@ -209,7 +209,7 @@ def _reference_artifact(bundle: Bundle) -> Artifact:
         if (artifact.engine, artifact.precision) == ("onnx", "fp32"):
             return artifact
     raise BundleError(
-        f"{bundle.path}: no FP32 ONNX to compare with; export the bundle again with edgekit export --int8"
+        f"{bundle.path}: no FP32 ONNX to compare with; keep it at export (a network that came with quantisers has none)"
     )
 
 

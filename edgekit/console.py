@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from edge.atomic import write_text
-from edge.bundle import Bundle
+from edge.bundle import MANIFEST, Bundle
 from edge.errors import EdgekitError
 
 Item = TypeVar("Item")
@@ -60,16 +60,21 @@ def write_json(path: Path | None, record: Any) -> None:
         write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def describe(bundle: Bundle) -> None:
-    """Say what must be known of a bundle: calibrated on synthetic images, guessed outputs, artifacts it lacks."""
+def describe(bundle: Bundle, *, guesses: bool = False) -> None:
+    """Say what must be known of a bundle: calibrated on synthetic images, guessed outputs, artifacts it lacks.
+
+    guesses: each of them, as its export does; else how many.
+    """
     manifest = bundle.manifest
     if manifest.phantom_calibrated:
         notice(
             f"{bundle.path.name} was calibrated on phantoms, not on real frames; "
             "calibrate with --calibration DIR before anyone relies on it"
         )
-    for guess in manifest.guesses:
-        notice(f"guessed at export: {guess}")
+    for guess in manifest.guesses if guesses else ():
+        notice(f"guessed: {guess}")
+    if manifest.guesses and not guesses:
+        notice(f"{bundle.path.name}: {len(manifest.guesses)} things were guessed at export; its {MANIFEST} lists them")
     for missing in manifest.missing:
         notice(f"{missing.engine} {missing.precision} is missing: {missing.reason}")
 

@@ -39,16 +39,20 @@ def export(
     the bundle. weight_range: "half" for x86 processors without VNNI. stage: called with a line for each step.
 
     Raises ConversionError when the network cannot be converted, CalibrationError with too few frames, DataError for a file that
-    cannot be read, BundleError and SinkError when `out` cannot be written.
+    cannot be read, BundleError and SinkError when `out` cannot be written, ValueError for an unknown engine or precision.
     """
-    from calibration.subset import phantom_frames
+    from calibration.subset import DEFAULT_COUNT, phantom_frames
     from quantize.pipeline import export_network, read_network
 
+    if weight_range not in ("full", "half"):
+        raise ValueError(f"weight_range {weight_range!r} is neither full nor half")
+    if not int8 and "fp32" not in precisions:
+        raise ValueError("INT8 artifacts need int8=True")
     network = read_network(Path(model) if isinstance(model, str) else model, description)
     return export_network(
         network,
         Path(out),
-        calibration=phantom_frames() if calibration is None else calibration,
+        calibration=phantom_frames(count=DEFAULT_COUNT if int8 else 16) if calibration is None else calibration,
         int8=int8,
         engines=engines,
         precisions=precisions,

@@ -74,7 +74,12 @@ class Description:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(_ACTIVATIONS)}")
         if self.threshold is not None and not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold {self.threshold} lies outside 0..1")
-        if self.positive is not None and self.positive not in self.labels:
+        if self.mean and max(self.mean) > self.pixel_range:
+            raise ValueError(
+                f"mean {max(self.mean):g} lies beyond the pixel range {self.pixel_range:g}; "
+                "for a network of pixels 0..255 give a pixel_range of 255"
+            )
+        if self.positive is not None and self.labels and self.positive not in self.labels:
             raise ValueError(
                 f"positive {self.positive!r} is none of the labels {', '.join(self.labels) or '(none given)'}"
             )

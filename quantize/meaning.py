@@ -59,6 +59,8 @@ def describe_outputs(
         if kind != "other" and given is None:
             activation = _activation(model, name, shape)
             guesses.append(f"{kind} output {name!r} becomes a probability by: {activation}")
+        if kind == "mask" and len(shape) == 4 and shape[1] > 1:
+            guesses.append(f"channel 0 of mask output {name!r} is the background")
         try:
             outputs.append(OutputSpec(name, kind, activation, shape))
         except ValueError as error:
@@ -104,6 +106,8 @@ def _labels(
         labels = tuple(f"class {index}" for index in range(count))
         guesses.append(f"classes are called {', '.join(labels)}; give --labels, in the network's order")
     positive = description.positive
+    if positive is not None and positive not in labels:
+        raise ConversionError(f"positive {positive!r} is none of the labels {', '.join(labels)}")
     if positive is None:
         positive = MALIGNANT if MALIGNANT in labels else labels[-1]
         guesses.append(f"{positive!r} is the label that the threshold is for")

@@ -35,7 +35,7 @@ MOVES: Final = frozenset(
         "Unsqueeze",
     }
 )
-"""Operators whose output holds values of their inputs and no others."""
+"""Operators that move values; `only_moves` tells whether one adds some of its own."""
 _LAYERS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul"})
 _FUNCTIONS: Final = frozenset(
@@ -60,7 +60,7 @@ _FUNCTIONS: Final = frozenset(
 )
 _INT8: Final = _LAYERS | _ARITHMETIC | _FUNCTIONS | MOVES
 _TAKES_CLAMP: Final = _LAYERS | _ARITHMETIC | {"MaxPool", "AveragePool"}
-_USEFUL: Final = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0), "Sigmoid": (-8.0, 8.0)}
+_USEFUL: Final = {"HardSwish": (-3.0, np.inf), "Sigmoid": (-8.0, 8.0)}
 """Input interval outside of which a function is constant, for Sigmoid to a thirtieth of an INT8 step."""
 
 
@@ -82,6 +82,14 @@ def parameters_of(span: Range) -> tuple[float, int]:
     return scale, int(np.clip(round(-low / scale), 0, 255))
 
 
+def only_moves(node: onnx.NodeProto, editor: GraphEditor) -> bool:
+    """True for an operator whose output holds values of its inputs, or 0, and no others; a Pad may write another number."""
+    if node.op_type != "Pad":
+        return node.op_type in MOVES
+    fill = editor.scalar(node.input[2]) if len(node.input) > 2 and node.input[2] else 0.0
+    return attributes_of(node).get("mode", "constant") != "constant" or fill == 0.0
+
+
 def quantise_missing(
     model: onnx.ModelProto, frames: Sequence[GreyImage], *, largest_weight: int = 127
 ) -> onnx.ModelProto:
@@ -98,7 +106,7 @@ def quantise_missing(
         ranges |= measure(model, [tensor for tensor in tensors if tensor in pooled], frames, extremes=True)
     consumers = editor.consumers()
     for tensor in tensors:
-        span = _useful(ranges[tensor], [reader.op_type for reader in consumers[tensor]])
+        span = _useful(ranges[tensor], consumers[tensor])
         scale, zero_point = parameters_of(span)
         editor.insert_pair(tensor, np.float32(scale), np.uint8(zero_point))
     _quantise_weights(editor, largest_weight)
@@ -111,7 +119,13 @@ def _quantise_weights(editor: GraphEditor, largest: int) -> None:
     for node in [node for node in editor.graph.node if node.op_type in _LAYERS]:
         before = producers.get(node.input[0])
         weights = editor.array(node.input[1])
-        if weights is None or before is None or before.op_type != "DequantizeLinear" or node.output[0] not in leads_on:
+        if (
+            weights is None
+            or weights.ndim < 2
+            or before is None
+            or before.op_type != "DequantizeLinear"
+            or node.output[0] not in leads_on
+        ):
             continue
         axis = _channel_axis(node)
         others = tuple(place for place in range(weights.ndim) if place != axis)
@@ -162,7 +176,7 @@ def missing_tensors(editor: GraphEditor) -> list[str]:
                 continue
             if node.op_type in _TAKES_CLAMP and len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
                 inside.add(tensor)  # fused: never a tensor of its own
-            elif node.op_type in MOVES:
+            elif only_moves(node, editor):
                 inside.add(tensor)  # takes its input's quantiser
             else:
                 found.append(tensor)
@@ -239,7 +253,15 @@ def _leading_to_quantisers(editor: GraphEditor) -> set[str]:
     return leads_on
 
 
-def _useful(span: Range, readers: Iterable[str]) -> Range:
+def _useful(span: Range, readers: Iterable[onnx.NodeProto]) -> Range:
     """The part of a range that the functions reading it tell apart."""
-    limits = [_USEFUL.get(reader, (-np.inf, np.inf)) for reader in readers]
+    limits = [_limits(reader) for reader in readers]
     return Range(max(span.low, min(low for low, _ in limits)), min(span.high, max(high for _, high in limits)))
+
+
+def _limits(reader: onnx.NodeProto) -> tuple[float, float]:
+    if reader.op_type == "HardSigmoid":
+        attributes = attributes_of(reader)
+        alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+        return (-beta / alpha, (1.0 - beta) / alpha) if alpha > 0 else (-np.inf, np.inf)
+    return _USEFUL.get(reader.op_type, (-np.inf, np.inf))

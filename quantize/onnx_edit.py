@@ -145,3 +145,10 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     return copied
+
+
+def copy_of_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node of its own, which survives the removal of the one in the graph."""
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied

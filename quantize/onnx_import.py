@@ -158,7 +158,11 @@ def _image_of(model: onnx.ModelProto, description: Description) -> _Image:
         shape = "×".join(str(dim) if dim else "?" for dim in dims)
         raise ConversionError(
             f"input {value.name!r} has shape {shape}, in which no axis has {' or '.join(map(str, wanted))} channels; "
-            "give --channels 1 or 3, or export a network of one image"
+            + (
+                "leave --channels out"
+                if description.channels
+                else "give --channels 1 or 3, or export a network of one image"
+            )
         )
     height, width = dims[1:3] if channels_last else dims[2:4]
     if description.size is not None:

@@ -11,6 +11,7 @@ import onnx
 
 from calibration.subset import CalibrationFrames
 from edge.bundle import (
+    PRECISIONS,
     SCHEMA,
     Artifact,
     Bundle,
@@ -24,7 +25,7 @@ from edge.bundle import (
     new_bundle,
     write_manifest,
 )
-from edge.errors import ConversionError, MissingDependencyError, require
+from edge.errors import ConversionError, DataError, MissingDependencyError, require
 from edge.frame import GreyImage
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
@@ -59,9 +60,10 @@ def read_network(model: Path | onnx.ModelProto, description: Description | None 
             raise ValueError("a checkpoint describes itself; leave the description out")
         return _read_checkpoint(model)
     loaded = load_onnx(model) if isinstance(model, Path) else model
-    content = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
     name = model.stem if isinstance(model, Path) else model.graph.name or "network"
-    sha256 = hashlib.sha256(content).hexdigest()
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in loaded.graph.initializer):
+        raise DataError(f"{name}: its weights are in another file and were not loaded; use onnx.load(path)")
+    sha256 = hashlib.sha256(loaded.SerializeToString(deterministic=True)).hexdigest()
     network = import_onnx(loaded, description or Description(), name=name, source_sha256=sha256)
     check_import(loaded, network, _phantoms(network.input.size, network.input.resize))
     return network
@@ -98,6 +100,8 @@ def export_network(
     stage: Stage = lambda name: None,
 ) -> Bundle:
     """Convert a network to a bundle at `out` and return it; `quantize.export` has the parameters."""
+    if unknown := {*engines} - {*ENGINES} | {*precisions} - {*PRECISIONS}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: neither an engine ({', '.join(ENGINES)}) nor a precision")
     images = [preprocess(frame, network.input.size, resize=network.input.resize) for frame in calibration.frames]
     if not (int8 or network.quantised):
         precisions = ("fp32",)
@@ -131,9 +135,11 @@ def _models(
 ) -> dict[str, onnx.ModelProto]:
     """The network by precision."""
     if network.quantised:
+        if weight_range != "full":
+            raise ConversionError(f"{network.name} has quantisers already, which stay; the weight range is theirs")
         if "int8" not in precisions:
             raise ConversionError(
-                f"{network.name} has quantisers already, so there is no FP32 of it; export with --int8"
+                f"{network.name} has quantisers already, so there is no FP32 of it; leave --precision out"
             )
         return {"int8": store_as_uint8(network.model)}
     models = {"fp32": network.model}
@@ -171,6 +177,8 @@ def _write_artifacts(
                     raise
                 missing.append(Missing(engine, precision, str(error)))
                 _forget(source, engine)
+    if missing and not artifacts:
+        raise ConversionError(missing[0].reason)
     return tuple(artifacts), tuple(missing)
 
 

@@ -27,9 +27,9 @@ from onnx import helper
 
 from edge.errors import ConversionError
 from edge.frame import GreyImage
-from quantize.missing import MOVES, Range, parameters_of, quantise_missing, widen_pooled
-from quantize.onnx_edit import GraphEditor, copy_of
-from quantize.onnx_graph import Array, WeightRange
+from quantize.missing import MOVES, Range, only_moves, parameters_of, quantise_missing, widen_pooled
+from quantize.onnx_edit import GraphEditor, attributes_of, copy_of, copy_of_node
+from quantize.onnx_graph import Array, WeightRange, checked
 
 _TIED: Final = MOVES | {"Resize", "AveragePool", "Max", "Min"}
 _LARGEST: Final = 2.0**30
@@ -62,8 +62,7 @@ def complete(
     editor.require_single_view()
     editor.round_biases()
     editor.drop_unused()
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    return checked(result)
 
 
 def store_as_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -80,7 +79,8 @@ def store_as_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
     consumers = editor.consumers()
     for quantiser in editor.activation_quantisers():
         readers = consumers.get(quantiser.output[0], [])
-        if all(reader.op_type == "DequantizeLinear" for reader in readers) and editor.is_int8(quantiser):
+        paired = readers and all(reader.op_type == "DequantizeLinear" for reader in readers)
+        if paired and quantiser.output[0] not in editor.outputs() and editor.is_int8(quantiser):
             scale, zero_point = editor.parameters(quantiser)
             editor.set_parameters(quantiser, np.float32(scale), np.uint8(zero_point))
     editor.drop_unused()
@@ -95,18 +95,21 @@ class QuantiserEditor(GraphEditor):
 
         A c between two pixels is rounded, and what that shifts the image by goes into the bias of the layers that read it.
         """
-        producers = self.producers()
+        producers, consumers = self.producers(), self.consumers()
+        inputs = {value.name for value in self.graph.input}
         for quantiser in self.activation_quantisers():
             node = producers.get(quantiser.input[0])
             before = producers.get(node.input[0]) if node is not None and node.op_type == "Div" else None
-            if node is None or before is None or before.op_type != "Sub":
+            cast = producers.get(before.input[0]) if before is not None and before.op_type == "Sub" else None
+            if node is None or before is None or cast is None or cast.op_type != "Cast" or cast.input[0] not in inputs:
                 continue
             offset, scale = self.scalar(before.input[1]), self.scalar(node.input[1])
             if offset is None or scale is None or not 0.0 <= np.rint(offset) <= 255.0 or scale <= 0:
                 continue
             pixel = float(np.rint(offset))
             if pixel != offset:
-                if not self._shift_bias(quantiser, (pixel - offset) / scale):
+                alone = len(consumers[before.output[0]]) == 1 and len(consumers[node.output[0]]) == 1
+                if not alone or not self._shift_bias(quantiser, (pixel - offset) / scale):
                     continue
                 before.input[1] = self.add_constant(f"{before.output[0]}_pixel", np.float32(pixel))
             self.set_parameters(quantiser, np.float32(1.0 / scale), np.int8(pixel - 128))
@@ -118,12 +121,12 @@ class QuantiserEditor(GraphEditor):
         kernels = [self.dequantised(layer.input[1], producers) for layer in layers if layer.op_type == "Conv"]
         if len(kernels) < len(layers) or any(kernel is None for kernel in kernels):
             return False
-        for layer, kernel in zip(layers, kernels, strict=True):
+        biases = [self.array(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0 for layer in layers]
+        if any(bias is None for bias in biases):
+            return False
+        for layer, kernel, bias in zip(layers, kernels, biases, strict=True):
             sums = np.asarray(kernel, np.float64).sum(axis=(1, 2, 3))
-            bias = self.array(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else np.zeros(len(sums))
-            if bias is None:
-                return False
-            name = self.add_constant(f"{layer.output[0]}_pixel_bias", (bias + shift * sums).astype(np.float32))
+            name = self.add_constant(f"{layer.output[0]}_pixel_bias", np.asarray(bias + shift * sums, np.float32))
             del layer.input[2:]
             layer.input.append(name)
         return True
@@ -154,7 +157,7 @@ class QuantiserEditor(GraphEditor):
 
     def quantise_moves(self) -> None:
         """Put a quantiser behind every operator that moves quantised values, is read and has none."""
-        for node in [node for node in self.graph.node if node.op_type in MOVES]:
+        for node in [node for node in self.graph.node if only_moves(node, self)]:
             producers = self.producers()  # a pair may just have gone in front
             sources = [self.quantiser_before(name, producers) for name in data_inputs(node)]
             if sources[0] is None or None in sources:
@@ -168,13 +171,16 @@ class QuantiserEditor(GraphEditor):
         """Give tensors tied by range-preserving operators one quantiser that spans them all."""
         groups = _Groups()
         derived: set[str] = set()
+        producers = self.producers()
         for node in self.graph.node:
-            if node.op_type not in _TIED:
+            if node.op_type not in _TIED or not _keeps_range(node):
                 continue
             tied = self.quantisers_around(node)
             for quantiser in tied[1:]:
                 groups.join(tied[0].name, quantiser.name)
-            derived.update(quantiser.name for quantiser in tied if quantiser.input[0] in node.output)
+            inside = all(self.quantiser_before(name, producers) is not None for name in data_inputs(node))
+            if inside and (node.op_type != "Pad" or only_moves(node, self)):  # else it writes values of its own
+                derived.update(quantiser.name for quantiser in tied if quantiser.input[0] in node.output)
         for readers in self.consumers().values():  # one tensor with several quantisers
             several = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
             for quantiser in several[1:]:
@@ -218,7 +224,18 @@ class QuantiserEditor(GraphEditor):
             if tensor in outputs or not pair:
                 continue
             others = [reader for reader in consumers[tensor] if reader.op_type != "QuantizeLinear"]
-            self.redirect(tensor, pair[0].output[0], others)
+            view = pair[0].output[0]
+            if others:
+                self._move_behind(tensor, [quantiser, pair[0]])
+            self.redirect(tensor, view, others)
+
+    def _move_behind(self, tensor: str, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes right behind the one that writes `tensor`, so that whoever reads it may read them."""
+        producer = self.producers().get(tensor)
+        copies = [copy_of_node(node) for node in nodes]
+        for node in nodes:
+            del self.graph.node[self.place_of(node)]
+        self.insert(0 if producer is None else self.place_of(producer) + 1, copies)
 
     def round_biases(self) -> None:
         """Put the bias of every layer that runs in INT8 on the grid of its accumulator.
@@ -313,7 +330,7 @@ class QuantiserEditor(GraphEditor):
         )
 
     def _quantised_constant(self, stem: str, values: Array, node: onnx.NodeProto) -> str:
-        scale = np.float32(max(float(np.abs(values).max()), 1e-30) / 127.0)
+        scale = np.float32(max(float(np.abs(values).max()), 1e-12) / 127.0)
         integers = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
         names = [
             self.add_constant(f"{stem}_integers", integers),
@@ -351,6 +368,11 @@ class _Groups:
 def data_inputs(node: onnx.NodeProto) -> list[str]:
     """The inputs of an operator that carry values, without shapes and sizes."""
     return [name for name in node.input if name] if node.op_type in _JOINING else [node.input[0]]
+
+
+def _keeps_range(node: onnx.NodeProto) -> bool:
+    """False for an interpolation that overshoots."""
+    return node.op_type != "Resize" or attributes_of(node).get("mode", "nearest") != "cubic"
 
 
 def _span(scale: float, zero_point: int) -> Range:

@@ -14,6 +14,8 @@ from edge.errors import ConversionError, EngineError, MissingDependencyError
 from edge.frame import GreyImage
 
 _FRAMES: Final = 16
+_LEAST_SPREAD: Final = 0.1
+"""An output that hardly varies over so few frames is measured by this share of its magnitude."""
 _GROSS: Final = 0.05
 """Mean |Δ| as a share of an output's range and magnitude above which an engine is at fault: more than rounding."""
 
@@ -49,7 +51,7 @@ def verified(artifact: Artifact, folder: Path, model: Path, images: Sequence[Gre
                 f"{artifact.engine} {artifact.precision}: output {name!r} is {difference / max(spread, 1e-12):.1%} of its range "
                 "away from ONNX Runtime on the same graph; this engine computes it wrongly, use another one"
             )
-        shares[name] = difference / max(spread, 1e-6)
+        shares[name] = difference / max(spread, _LEAST_SPREAD * float(np.abs(wanted).max()), 1e-6)
     return replace(counted, referee_delta=max(shares.values()))
 
 

@@ -132,7 +132,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"labels": ["benign", "", "malignant"]}, "labels 'benign', '', 'malignant' must differ, and none be empty"),
     ({"labels": ["malignant", "malignant"]}, "must differ"),
     ({"positive": "cancer"}, "positive 'cancer' is none of the labels normal, benign, malignant"),
-    ({"labels": None}, "positive 'malignant' is none of the labels (none given)"),
+    ({"mean": [0.485, 1.456, 0.406]}, "mean 1.456 lies beyond the pixel range 1; for a network of pixels 0..255 give"),
     ({"threshold": 0}, "threshold 0.0 lies outside 0..1"),
     ({"threshold": 1.5}, "threshold 1.5 lies outside 0..1"),
     ({"threshold": float("nan")}, "threshold nan lies outside 0..1"),
@@ -182,6 +182,11 @@ def test_a_sidecar_that_cannot_be_read_says_why(sidecar: Path) -> None:
     sidecar.write_bytes(b'{"mean": "\xff\xfe"}')
     with pytest.raises(DataError, match="not valid JSON"):
         Description.read(sidecar)
+
+
+def test_a_positive_label_may_come_before_the_labels(sidecar: Path) -> None:
+    """They may be options, or those of nobody: whether it is one of them is told with the network at hand."""
+    assert Description.read(write(sidecar, {"positive": "malignant"})).positive == "malignant"
 
 
 # Pixels.

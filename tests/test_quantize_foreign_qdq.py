@@ -281,7 +281,9 @@ def test_the_concat_of_the_bundle_is_uint8_and_on_the_same_grid(folder: Path) ->
 
 
 def test_there_is_no_fp32_of_a_quantised_network(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="has quantisers already, so there is no FP32 of it; export with --int8"):
+    with pytest.raises(
+        ConversionError, match="has quantisers already, so there is no FP32 of it; leave --precision out"
+    ):
         export(brevitas(), tmp_path / "out", calibration=calibration(), description=HALF, precisions=["fp32"])
     assert not list(tmp_path.iterdir())
 

@@ -232,6 +232,19 @@ def test_the_positive_label_is_the_one_named_malignant_or_the_last(
     assert (f"{wanted!r} is the label that the threshold is for" in guesses) == (positive is None)
 
 
+def test_a_positive_label_that_is_none_of_the_default_ones_is_refused() -> None:
+    with pytest.raises(ConversionError, match="positive 'malignant' is none of the labels class 0, class 1"):
+        meaning(network({"cls": TWO}), positive="malignant")
+    assert meaning(network({"cls": TWO}), positive="class 0")[2] == OperatingPoint(
+        0.5, "class 0", "no data: the default"
+    )
+
+
+def test_the_background_of_a_mask_of_several_channels_is_a_guess() -> None:
+    assert "channel 0 of mask output 'seg' is the background" in meaning(network({"seg": (1, 3, H, W)}))[3]
+    assert not [guess for guess in meaning(network(BOTH))[3] if "background" in guess]
+
+
 @pytest.mark.parametrize(
     ("shape", "labels", "count"), [(ONE, ("malignant",), 2), (TWO, ("a", "b", "c"), 2), ((1, 3), ("a", "b"), 3)]
 )

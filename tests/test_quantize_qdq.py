@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from test_quantize_support import (
     Array,
     Constants,
@@ -513,12 +513,13 @@ def test_only_the_pixel_normalisation_is_pinned(offset: float, divisor: float, p
     pair, held = qdq("n", 0.0069, 11)
     constants: Constants = {"offset": np.float32(offset), "divisor": np.float32(divisor)}
     nodes = [
-        helper.make_node("Sub", ["x", "offset"], ["m"]),
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["f", "offset"], ["m"]),
         helper.make_node("Div", ["m", "divisor"], ["n"]),
         *pair,
         helper.make_node("Relu", ["n_dq"], ["y"]),
     ]
-    model = complete(build(nodes, {"x": (1, 4)}, ["y"], held | constants))
+    model = complete(build(nodes, {"x": (1, 4)}, ["y"], held | constants, dtype=TensorProto.UINT8))
     (first,) = nodes_of(model, "QuantizeLinear")
     assert (parameters(model, first) == (1 / 128, 0, "int8")) == pinned
 

@@ -44,7 +44,12 @@ def test_readme_commands_and_snippet_run(small_dataset: Path, tmp_path: Path, mo
     answers = []
     for snippet in blocks("python"):
         done = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", "-c", snippet.replace("FRAME.png", frame)],
+            [
+                sys.executable,
+                *([] if "export" in snippet else ["-W", "error"]),
+                "-c",
+                snippet.replace("FRAME.png", frame),
+            ],
             capture_output=True,
             text=True,
             check=False,

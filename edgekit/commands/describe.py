@@ -60,7 +60,11 @@ def _option(name: str, help_text: str, **more: Any) -> Any:
 
 Sidecar = Annotated[
     Path | None,
-    _option("--describe", "JSON file with the keys of the options below; MODEL.json is read when there is one."),
+    _option(
+        "--describe",
+        "JSON file: mean, std, pixel_range, channels, size ([H, W]), resize, mask_output, class_output, mask_activation, "
+        "class_activation, labels, positive, threshold. MODEL.json is read when there is one.",
+    ),
 ]
 Mean = Annotated[
     Any, _option("--mean", "Mean of training, one or three: 0.485,0.456,0.406.", parser=numbers, metavar="M")
@@ -109,4 +113,4 @@ def describe_network(model: Path, sidecar: Path | None, given: dict[str, Any]) -
     try:
         return told.changed(options)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(f"{error} (with what {path} says)" if path else str(error)) from error

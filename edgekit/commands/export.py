@@ -82,10 +82,12 @@ def export(
         "threshold": threshold,
     }
     source, description = model or SHIPPED, None
-    if source.suffix == ".onnx":
+    if source.suffix != ".safetensors":
         description = network.describe_network(source, sidecar, told)
     elif sidecar or any(value is not None for value in told.values()):
         raise typer.BadParameter("a checkpoint describes itself; --mean, --labels and their like are for ONNX networks")
+    if int8 and precision is Precision.fp32:
+        raise typer.BadParameter("--int8 and --precision fp32 contradict each other; leave one out")
     int8 = int8 or precision is Precision.int8
     with interruptible(f"{out} is as it was"):
         converted = read_network(source, description)
@@ -96,7 +98,7 @@ def export(
             chosen = phantom_frames(
                 count=frames if int8 and not converted.quantised else 16, seed=seed, progress=progress("phantoms")
             )
-        if calibration and not int8:
+        if calibration and not int8 and not converted.quantised:
             notice("without --int8 the calibration frames only check the ONNX")
         if converted.quantised:
             notice(f"{source.name} has quantisers already; they stay as they are")
@@ -127,4 +129,4 @@ def export(
             for a in bundle.manifest.artifacts
         ],
     )
-    describe(bundle)
+    describe(bundle, guesses=True)

@@ -17,7 +17,7 @@ _FUSES_INTO: Final = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "MaxPool", "AveragePool"}
 )
 _SATURATES_INTO: Final = _FUSES_INTO | {"GlobalAveragePool", "ReduceMean"}
-_ACTIVATIONS: Final = {
+ACTIVATIONS: Final = {
     (0.0, np.inf): "RELU",
     (0.0, 6.0): "RELU6",
     (-1.0, 1.0): "RELU_N1_TO_1",
@@ -76,7 +76,7 @@ def fuse_activations(plan: Plan) -> None:
             kept.append(node)
             continue
         grid = plan.quantised.get(node.output)
-        name = _ACTIVATIONS.get(bounds)
+        name = ACTIVATIONS.get(bounds)
         if before.op in _FUSES_INTO and name is not None:
             before.activation = name
         elif not (before.op in _SATURATES_INTO and grid is not None and saturates(grid, bounds)):
@@ -104,8 +104,8 @@ def clamp_of(node: Node, constants: dict[str, Array]) -> tuple[float, float] | N
     return (values[0], values[1])
 
 
-def saturates(grid: Quantiser, bounds: tuple[float, float]) -> bool:
-    """True when a grid holds nothing outside an interval: writing to it is the clamp."""
+def saturates(grid: Quantiser, bounds: tuple[float, float], *, slack: float = 0.01) -> bool:
+    """True when a grid holds nothing outside an interval: writing to it is the clamp. slack: in steps of the grid."""
     low, high = ((edge - int(grid.zero_point)) * float(grid.scale) for edge in (-128, 127))
-    slack = 0.01 * float(grid.scale)  # a clamp that cuts less than that moves no integer
+    slack *= float(grid.scale)
     return bounds[0] <= low + slack and bounds[1] >= high - slack

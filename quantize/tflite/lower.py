@@ -14,7 +14,7 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 
 from edge.errors import ConversionError
-from quantize.onnx_graph import Array, Node, OnnxGraph, read_graph
+from quantize.onnx_graph import QUANTISERS, Array, Node, OnnxGraph, read_graph
 from quantize.tflite.graph import Operator, Quantiser, Tensor, TfliteGraph
 from quantize.tflite.plan import Plan, make_plan
 from quantize.tflite.refusal import Refusals
@@ -41,10 +41,17 @@ def to_tflite(model: onnx.ModelProto, *, description: str = "edgekit") -> bytes:
 
 def lower(graph: OnnxGraph) -> TfliteGraph:
     """Lower a graph to TFLite records. Raises ConversionError naming every node that cannot be lowered."""
-    from quantize.tflite.ops import LOWERINGS, REMEDIES
+    from quantize.tflite.ops import LOWERINGS, NO_LOWERING, REMEDIES
 
-    plan = make_plan(graph)
-    refusals = Refusals(len(plan.nodes))
+    refusals = Refusals(len(graph.nodes))
+    try:
+        plan = make_plan(graph)
+    except ConversionError as error:  # of a quantiser: told with the operators that have no lowering either
+        for node in graph.nodes:
+            if node.op not in LOWERINGS and node.op not in QUANTISERS:
+                refusals.add(node, ConversionError(REMEDIES.get(node.op, NO_LOWERING)))
+        refusals.raise_any(str(error))
+        raise
     lowerer = Lowerer(plan)
     for node in plan.nodes:
         try:
@@ -53,7 +60,7 @@ def lower(graph: OnnxGraph) -> TfliteGraph:
                 lowerer.pretend(node)
                 continue
             if node.op not in LOWERINGS:
-                raise lowerer.refuse(node, REMEDIES.get(node.op, "no lowering to TFLite; replace the operator"))
+                raise lowerer.refuse(node, REMEDIES.get(node.op, NO_LOWERING))
             if reasons := [graph.unknown[name] for name in node.outputs if name in graph.unknown]:
                 raise lowerer.refuse(node, f"{reasons[0]}; fix the shape or replace the operator")
             lowerer.require_plain(node)
@@ -162,9 +169,9 @@ class Lowerer:
         return tensor.quantiser if tensor.dtype == np.int8 else None
 
     def own_grid(self, node: Node) -> Quantiser | None:
-        """The first input's quantiser, for an operator that rounds to it before the output's; None where that is finer."""
+        """The first input's quantiser, for an operator that rounds to it first; None where the output is finer, or float."""
         source, target = self.quantiser(node.inputs[0]), self.plan.quantised.get(node.output)
-        if source is not None and target is not None and float(target.scale) < 0.75 * float(source.scale):
+        if source is None or target is None or float(target.scale) < 0.75 * float(source.scale):
             return None
         return source
 

@@ -19,7 +19,7 @@ _ACTIVATION_TYPES: Final = (np.dtype(np.int8), np.dtype(np.uint8))
 _SMALLEST_SCALE: Final = 1e-20
 _LARGEST_SCALE: Final = 1e20
 """Beyond them the product of two leaves float32, and kernels abort."""
-_MOVES: Final = frozenset(
+_MOVES_ON_INTEGERS: Final = frozenset(
     {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "MaxPool", "DepthToSpace", "SpaceToDepth"}
 )
 """Operators that other tools leave on the integers between a QuantizeLinear and its DequantizeLinear."""
@@ -125,10 +125,9 @@ class _Pairs:
             else:
                 self._require_no_integers(node)
                 self.kept.append(node)
-        for place, name in enumerate(self.plan.outputs):
+        for name in self.plan.outputs:
             if name in self.integers:
                 raise ConversionError(f"output {name!r} is made of integers; let the network end in a DequantizeLinear")
-            self.plan.outputs[place] = name
             if name in self.renamed:  # quantised and read back: stored as INT8, given as float
                 self.kept.append(Node("Identity", f"{name}_output", [self.renamed[name]], [name]))
         self.plan.nodes = self.kept
@@ -202,7 +201,7 @@ class _Pairs:
                 for side, bound in zip(("low", "high"), bounds, strict=True)
             ]
             node.inputs = [view, *names]
-        elif node.op in _MOVES:
+        elif node.op in _MOVES_ON_INTEGERS:
             node.inputs[0] = view
         else:
             raise ConversionError(

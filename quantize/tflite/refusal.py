@@ -15,12 +15,13 @@ class Refusals:
         """Remember a node; those with one operator and one reason share a line."""
         self._offenders.setdefault((node.op, str(error)), []).append(node.name)
 
-    def raise_any(self) -> None:
-        """Raise ConversionError when a node was refused."""
+    def raise_any(self, also: str = "") -> None:
+        """Raise ConversionError when a node was refused. also: what else is wrong."""
         if not self._offenders:
             return
         parts = []
         for (op, reason), names in self._offenders.items():
             parts.append(f"{op} {', '.join(map(repr, names))}: {reason}")
+        parts += [also] if also else []
         count = sum(map(len, self._offenders.values()))
         raise ConversionError(f"TFLite cannot express {count} of {self._nodes} nodes. " + "; ".join(parts))

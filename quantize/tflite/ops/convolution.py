@@ -15,7 +15,7 @@ from quantize.tflite.ops.table import lowers
 _INT32_MAX: Final = 2**31 - 1
 _LARGEST_BIAS: Final = 2.0**30
 _SMALLEST_RESCALE: Final = 2.0**-31
-_LARGEST_RESCALE: Final = 2.0**8
+LARGEST_RESCALE: Final = 2.0**8
 """Outside of these XNNPACK does not take an operator's product of scales (input · weight / output)."""
 
 
@@ -173,7 +173,7 @@ class _Layer:
         if grid is not None and weight is not None:
             source = lowerer.quantiser(node.inputs[0])
             assert source is not None
-            if float(source.scale) * float(weight.quantiser.scale.max()) >= _LARGEST_RESCALE * float(grid.scale):
+            if float(source.scale) * float(weight.quantiser.scale.max()) >= LARGEST_RESCALE * float(grid.scale):
                 grid = None
         return cls(kernel, None if bias is None else np.asarray(bias, np.float32), weight, grid, channel_axis, groups)
 

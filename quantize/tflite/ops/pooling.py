@@ -6,9 +6,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from quantize.onnx_graph import Node
-from quantize.tflite.graph import Quantiser
 from quantize.tflite.lower import NHWC, Lowerer
-from quantize.tflite.ops.convolution import activation_code, smallest_scale
+from quantize.tflite.ops.convolution import activation_code
+from quantize.tflite.ops.depthwise import depthwise
 from quantize.tflite.ops.padding import explicit_pads, padded_image, require_reach, same_or_valid
 from quantize.tflite.ops.table import lowers
 
@@ -85,21 +85,10 @@ def _mean_window(node: Node, lowerer: Lowerer, image: int, window: tuple[list[in
         _pool(node, lowerer, "AVERAGE_POOL_2D", image, window)
         return
     channels = source.shape[3]
-    exact = 1 / (127 * kernel[0] * kernel[1])
-    each = max(exact, float(smallest_scale(np.zeros(()), source.quantiser, grid)))  # of a dead layer: weights of 0
-    scale = np.full(channels, each, np.float32)
-    zeros = np.zeros(channels, np.int64)
-    integers = np.full((1, *kernel, channels), np.rint(127 * exact / each), np.int8)
-    weights = lowerer.add_constant(f"{node.name}_weights", integers, Quantiser(scale, zeros, 3))
-    bias_scale = (source.quantiser.scale * scale).astype(np.float32)
-    bias = lowerer.add_constant(f"{node.name}_bias", np.zeros(channels, np.int32), Quantiser(bias_scale, zeros, 0))
-    options = schema.DepthwiseConv2DOptionsT()
-    options.depthMultiplier = options.dilationHFactor = options.dilationWFactor = 1
-    options.strideH, options.strideW = strides
-    options.padding = padding
-    options.fusedActivationFunction = activation_code(node)
-    shape = tuple(lowerer.shape(node.output)[axis] for axis in NHWC)
-    index = lowerer.emit("DEPTHWISE_CONV_2D", [image, weights, bias], shape, grid, node.output, options)
+    scale = np.full(channels, 1 / (127 * kernel[0] * kernel[1]))
+    weights, nothing = np.full((*kernel, channels), 127), np.zeros(channels)
+    activation = activation_code(node)
+    index = depthwise(node, lowerer, image, weights, scale, nothing, grid, strides=strides, activation=activation)
     lowerer.bind(node.output, index, NHWC)
 
 

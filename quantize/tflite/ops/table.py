@@ -12,6 +12,7 @@ LOWERINGS: Final[dict[str, Lowering]] = {}
 _QOPERATOR = "works on integers without quantiser pairs; export the quantised network in QDQ format"
 _CONTROL = "control flow; export the network with fixed shapes and without branches"
 _ATTENTION = "part of attention; only convolutional networks are lowered, use the OpenVINO or ONNX artifact"
+NO_LOWERING: Final = "no lowering to TFLite; replace the operator"
 REMEDIES: Final = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"), _QOPERATOR),
     **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
