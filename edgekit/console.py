@@ -74,7 +74,7 @@ def describe(bundle: Bundle, *, guesses: bool = False) -> None:
     for guess in manifest.guesses if guesses else ():
         notice(f"guessed: {guess}")
     if manifest.guesses and not guesses:
-        notice(f"{bundle.path.name}: {len(manifest.guesses)} things were guessed at export; its {MANIFEST} lists them")
+        notice(f"{bundle.path.name}: guesses made at export: {len(manifest.guesses)}, listed in its {MANIFEST}")
     for missing in manifest.missing:
         notice(f"{missing.engine} {missing.precision} is missing: {missing.reason}")
 

@@ -231,7 +231,7 @@ def test_networks_of_any_outputs_go_through_every_command(
     folder = tmp_path / "out"
     code, out, err = edgekit("predict", small_dataset / "images", "--bundle", foreign, "-o", folder)
     assert code == 0, err
-    assert "foreign: 1 things were guessed at export; its manifest.json lists them" in err
+    assert "foreign: guesses made at export: 1, listed in its manifest.json" in err
     record = json.loads((folder / "predictions.json").read_text())
     assert len(record["predictions"]) == 20 == len(list(folder.glob("*_overlay.png")))
     for found in record["predictions"]:

@@ -221,7 +221,7 @@ def test_the_bundle_predicts(exported: Exported, edgekit: Run, tmp_path: Path) -
             *("--engine", engine, "--precision", precision),
         )
         assert code == 0, err
-        assert "7 things were guessed at export; its manifest.json lists them" in err
+        assert "guesses made at export: 7, listed in its manifest.json" in err
         (found,) = json.loads((out / "predictions.json").read_text())["predictions"]
         assert found["decision"] in ("class 0", "class 1", "normal")
         answers[engine, precision] = found["probabilities"]["class 1"], found["lesion_area_px"]

@@ -59,7 +59,7 @@ def error(model: onnx.ModelProto, reference: onnx.ModelProto) -> float:
 CASES: dict[str, tuple[list[str], dict[str, Any], int]] = {
     "Max with a constant": (
         ["Max a four -> b"],
-        {"four": np.linspace(-1, 4, CHANNELS, dtype=np.float32).reshape(1, -1, 1, 1)},
+        {"four": np.linspace(-2, 1, CHANNELS, dtype=np.float32).reshape(1, -1, 1, 1)},
         12,
     ),
     "Min with a constant": (

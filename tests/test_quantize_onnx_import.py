@@ -150,6 +150,7 @@ def test_an_nhwc_network_becomes_nchw_and_its_tflite_file_moves_no_data(channels
         ("scores", "class", (1, 2)),
     ]
     assert len(nodes_of(network.model, "Transpose")) == 1, "Flatten's, of which TFLite has no need"
+    assert [node.op_type for node in network.model.graph.node][:3] == ["Cast", "Sub", "Div"], "what the INT8 graph pins"
     content = to_tflite(network.model)
     file = read_tflite(content)
     assert not file.counts["TRANSPOSE"]

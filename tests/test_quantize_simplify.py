@@ -58,6 +58,15 @@ def test_a_norm_of_no_image_stays(shape: tuple[int, ...]) -> None:
     assert ops(simplified(network(*nodes, constants=NORM, shape=shape)))["BatchNormalization"] == 1
 
 
+def test_a_norm_in_training_stays() -> None:
+    """It takes its statistics from the frame."""
+    norm = helper.make_node(
+        "BatchNormalization", ["x", *NORM], ["z", "mean_now", "variance_now"], name="norm", training_mode=1
+    )
+    model = network(norm, node("Relu", "z", "y"), constants=NORM)
+    assert ops(simplify(checked(model, at_least=18)))["BatchNormalization"] == 1
+
+
 # Division.
 
 
@@ -209,13 +218,16 @@ def test_transposes_that_undo_each_other_go() -> None:
     assert ops(simplified(network(*nodes)))["Transpose"] == 2
 
 
-@pytest.mark.parametrize("outputs", ["y", "y b"])
-def test_a_transpose_that_writes_an_output_goes_too(outputs: str) -> None:
+@pytest.mark.parametrize(("outputs", "left"), [("y", 0), ("y b", 1), ("y a", 2)])
+def test_a_transpose_that_writes_an_output_goes_unless_its_source_is_another(outputs: str, left: int) -> None:
     nodes = [node("Relu", "x", "a"), node("Transpose", "a", "b", perm=NHWC), node("Transpose", "b", "y", perm=NCHW)]
-    if outputs == "y":
-        result = cancel_transposes(network(*nodes))
-        assert [each.op_type for each in result.graph.node] == ["Relu"]
-    simplified(network(*nodes, outputs=outputs))
+    model = network(*nodes, outputs=outputs)
+    result = cancel_transposes(model)
+    onnx.checker.check_model(result, full_check=True)
+    assert ops(result)["Transpose"] == left
+    wanted, got = (run_referee(each, {"x": values()}) for each in (model, result))
+    assert all(np.array_equal(wanted[name], got[name]) for name in outputs.split())
+    simplified(model)
 
 
 def test_transposes_of_input_and_output_alone_stay_valid() -> None:
