@@ -14,7 +14,7 @@ class Network:
     """A network ready for quantisation, with what its manifest will say.
 
     model: one uint8 input (1, 1, H, W). quantised: it came with quantisers, which stay as they are. guesses: what was not said
-    and had to be assumed, for the user to read.
+    and had to be assumed, for the user to read. channels_last: the original took (N, H, W, C). turned: outputs that it gave so.
     """
 
     name: str
@@ -27,3 +27,5 @@ class Network:
     operating_point: OperatingPoint | None
     guesses: tuple[str, ...] = ()
     training: Training = _UNKNOWN
+    channels_last: bool = False
+    turned: tuple[str, ...] = ()

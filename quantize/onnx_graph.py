@@ -140,9 +140,9 @@ def checked(model: onnx.ModelProto, *, at_least: int = OLDEST_OPSET) -> onnx.Mod
             model = _converted(model)
         return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
-        raise ConversionError(f"not a valid ONNX network: {_first_line(error)}") from error
+        raise ConversionError(f"not a valid ONNX network: {first_line(error)}") from error
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError, MemoryError) as error:  # the converter's
-        raise ConversionError(f"opset {opset_of(model)} cannot be brought to {OPSET}: {_first_line(error)}") from error
+        raise ConversionError(f"opset {opset_of(model)} cannot be brought to {OPSET}: {first_line(error)}") from error
 
 
 def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -161,7 +161,8 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -169,7 +170,7 @@ def _values(tensor: onnx.TensorProto) -> Array:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise ConversionError(f"constant {tensor.name!r} is damaged: {_first_line(error)}") from error
+        raise ConversionError(f"constant {tensor.name!r} is damaged: {first_line(error)}") from error
 
 
 def _note_type(graph: OnnxGraph, value: onnx.ValueInfoProto) -> None:

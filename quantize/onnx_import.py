@@ -16,7 +16,7 @@ from quantize.description import Description
 from quantize.meaning import describe_outputs
 from quantize.network import Network
 from quantize.onnx_edit import GraphEditor, copy_of
-from quantize.onnx_graph import OPSET, QUANTISERS, TORCH_TOLERANCE, checked, plain_session
+from quantize.onnx_graph import OPSET, QUANTISERS, TORCH_TOLERANCE, checked, first_line, plain_session
 from quantize.simplify import cancel_transposes, simplify
 
 QUANTISED_TOLERANCE: Final = 1e-2
@@ -32,14 +32,14 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # protobuf's own class
-        raise DataError(f"{path}: not an ONNX file, or a damaged one ({_first_line(error)})") from error
+        raise DataError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
     if not model.graph.node:
         raise DataError(f"{path}: not an ONNX file, or an empty one; export the network again")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises several
         raise DataError(
-            f"{path}: its weights are in a file beside it, which cannot be read; copy that too ({_first_line(error)})"
+            f"{path}: its weights are in a file beside it, which cannot be read; copy that too ({first_line(error)})"
         ) from error
     return model
 
@@ -58,8 +58,10 @@ def import_onnx(model: onnx.ModelProto, description: Description, *, name: str, 
     _recall_shapes(result, model)
     quantised = any(node.op_type in QUANTISERS for node in result.graph.node)
     offset, scale = _normalise(result, image, description)
+    turned: list[str] = []
     if image.channels_last:
-        _turn_outputs(result, (image.height, image.width))
+        turned = _turn_outputs(result, (image.height, image.width))
+        guesses += [f"output {name!r} is an image in (N, H, W, C), turned to (N, C, H, W)" for name in turned]
         result = cancel_transposes(result)
     result = checked(result, at_least=OPSET)
     outputs, labels, point = describe_outputs(result, description, guesses)
@@ -76,6 +78,8 @@ def import_onnx(model: onnx.ModelProto, description: Description, *, name: str, 
         labels=labels,
         operating_point=point,
         guesses=tuple(guesses),
+        channels_last=image.channels_last,
+        turned=tuple(turned),
     )
 
 
@@ -87,9 +91,8 @@ def check_import(original: onnx.ModelProto, network: Network, images: Sequence[G
     try:
         ours, theirs = plain_session(network.model), plain_session(original)
     except Exception as error:  # onnxruntime's own classes
-        raise ConversionError(f"ONNX Runtime does not take the network: {_first_line(error)}") from error
+        raise ConversionError(f"ONNX Runtime does not take the network: {first_line(error)}") from error
     taken = theirs.get_inputs()[0]
-    channels_last = taken.shape[1] not in (1, 3) and taken.shape[3] in (1, 3)
     offset, scale = (
         np.asarray(part, np.float32)[:, None, None] for part in (network.input.offset, network.input.scale)
     )
@@ -99,12 +102,12 @@ def check_import(original: onnx.ModelProto, network: Network, images: Sequence[G
     for image in images:
         pixels = np.repeat(image[None], network.input.channels, axis=0)
         fed = pixels if "uint8" in taken.type else (pixels - offset) / scale
-        fed = (fed.transpose(1, 2, 0) if channels_last else fed)[None]
+        fed = (fed.transpose(1, 2, 0) if network.channels_last else fed)[None]
         try:
             wanted = theirs.run(names, {taken.name: fed})
             got = ours.run(names, {network.input.name: image[None, None]})
         except Exception as error:
-            raise ConversionError(f"ONNX Runtime cannot run the network: {_first_line(error)}") from error
+            raise ConversionError(f"ONNX Runtime cannot run the network: {first_line(error)}") from error
         for name, expected, found in zip(names, wanted, got, strict=True):
             if not np.isfinite(expected).all():
                 raise ConversionError(
@@ -112,8 +115,7 @@ def check_import(original: onnx.ModelProto, network: Network, images: Sequence[G
                 )
             if found.shape != shapes[name]:
                 raise ConversionError(f"output {name!r} has shape {found.shape}, and the network says {shapes[name]}")
-            turn = channels_last and _is_channels_last(expected.shape, network.input.size)
-            turned = expected.transpose(0, 3, 1, 2) if turn else expected
+            turned = expected.transpose(0, 3, 1, 2) if name in network.turned else expected
             difference = float(np.abs(found - turned).mean()) / max(1.0, float(np.abs(turned).max()))
             if not difference <= tolerance:
                 raise ConversionError(
@@ -274,8 +276,12 @@ def _is_channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:
     return shape[1] * width == shape[2] * height or shape[2] * width != shape[3] * height
 
 
-def _turn_outputs(model: onnx.ModelProto, size: tuple[int, int]) -> None:
-    """Images that an NHWC network gives as NHWC become NCHW, as everywhere in the house. size: (height, width) of its input."""
+def _turn_outputs(model: onnx.ModelProto, size: tuple[int, int]) -> list[str]:
+    """Images that an NHWC network gives as NHWC become NCHW, as everywhere in the house; return their names.
+
+    size: (height, width) of the network's input.
+    """
+    turned = []
     with_shapes = checked(model, at_least=OPSET).graph.output
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in with_shapes}
     editor = GraphEditor(model.graph)
@@ -290,6 +296,8 @@ def _turn_outputs(model: onnx.ModelProto, size: tuple[int, int]) -> None:
             helper.make_node("Transpose", [inner], [value.name], name=f"{value.name}_nchw", perm=[0, 3, 1, 2])
         )
         _forget_shape(value)
+        turned.append(value.name)
+    return turned
 
 
 def _recall_shapes(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
@@ -307,7 +315,3 @@ def _forget_shape(value: onnx.ValueInfoProto) -> None:
     """Leave the rank; the rest is inferred again."""
     for dim in value.type.tensor_type.shape.dim:
         dim.Clear()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -68,7 +68,7 @@ def complete(
 def store_as_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a foreign QDQ `model` with a Concat in it whose activations are uint8: the same grids.
 
-    OpenVINO 2026.4 is wrong behind a Concat of int8 (benchmarks/openvino_concat.py). Integers that anything but a
+    OpenVINO 2026.4 is wrong behind a Concat of int8 (benchmarks/scripts/openvino_concat.py). Integers that anything but a
     DequantizeLinear reads stay as they are, and so does a model without Concat.
     """
     result = copy_of(model)
@@ -134,11 +134,12 @@ class QuantiserEditor(GraphEditor):
     def _readers_behind(
         self, quantiser: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]
     ) -> list[onnx.NodeProto]:
-        """What reads the tensor of a quantiser, also as three channels alike."""
+        """What reads the tensor of a quantiser, also as three channels alike, or padded."""
         found = []
         for dequantiser in consumers[quantiser.output[0]]:
             for reader in consumers.get(dequantiser.output[0], []):
-                if reader.op_type != "Concat" or set(reader.input) != {dequantiser.output[0]}:
+                alike = reader.op_type == "Concat" and set(reader.input) == {dequantiser.output[0]}
+                if not alike and not (reader.op_type == "Pad" and only_moves(reader, self)):
                     found.append(reader)
                     continue
                 for behind in consumers.get(reader.output[0], []):

@@ -1,7 +1,7 @@
 """Networks of other families through the whole pipeline: FP32 and INT8, on all three engines.
 
 The weights are random with fitted batch norms (`benchmarks.zoo`), so rounding errors grow more than in a trained network: the
-bounds here catch a wrong operator, and `benchmarks/zoo_table.py` has the figures of the trained ones.
+bounds here catch a wrong operator, and `benchmarks/scripts/zoo_table.py` has the figures of the trained ones.
 """
 
 from collections.abc import Mapping

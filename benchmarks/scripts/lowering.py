@@ -1,6 +1,6 @@
 """How long the lowering of a 25 MB network takes: ONNX model in memory → TFLite bytes, median of five.
 
-python benchmarks/lowering.py
+python benchmarks/scripts/lowering.py
 """
 
 import statistics

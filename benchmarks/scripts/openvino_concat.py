@@ -1,6 +1,6 @@
 """The smallest graph on which OpenVINO 2026.4 is wrong: a convolution behind a Concat of int8 tensors.
 
-    python benchmarks/openvino_concat.py
+    python benchmarks/scripts/openvino_concat.py
 
 x → QuantizeLinear → DequantizeLinear → Concat with itself → Conv, against ONNX Runtime without optimisations. The same grid
 in uint8 is right, and so is int8 without the Concat. `quantize/qdq.py` therefore stores what meets in a Concat as uint8.

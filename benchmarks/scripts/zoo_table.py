@@ -1,7 +1,7 @@
 """Export the trained zoo and tell how far its artifacts are from their referee and INT8 from FP32.
 
     python benchmarks/rival/compare.py zoo --out zoo
-    python benchmarks/zoo_table.py zoo ours
+    python benchmarks/scripts/zoo_table.py zoo ours
 
 writes ours/NAME (a bundle) and ours/NAME_int8.tflite for `compare.py time-zoo`, and prints one line a network and output:
 mean |Δ| as a share of the output's range over 24 phantoms that neither trained nor calibrated it.
