@@ -116,7 +116,7 @@ def check_import(original: onnx.ModelProto, network: Network, images: Sequence[G
             if found.shape != shapes[name]:
                 raise ConversionError(f"output {name!r} has shape {found.shape}, and the network says {shapes[name]}")
             turned = expected.transpose(0, 3, 1, 2) if name in network.turned else expected
-            difference = float(np.abs(found - turned).mean()) / max(1.0, float(np.abs(turned).max()))
+            difference = float(np.abs(found.astype(np.float64) - turned).mean()) / max(1.0, float(np.abs(turned).max()))
             if not difference <= tolerance:
                 raise ConversionError(
                     f"output {name!r} changed by {difference:.1e} while the network was prepared; please report the network"

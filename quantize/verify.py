@@ -42,7 +42,9 @@ def verified(artifact: Artifact, folder: Path, model: Path, images: Sequence[Gre
         raise ConversionError(f"{artifact.engine} {artifact.precision}: the artifact does not run ({error})") from error
     shares = {}
     for name in pairs[0][0]:
-        wanted, got = (np.stack([pair[place][name].reshape(-1) for pair in pairs]) for place in range(2))
+        wanted, got = (
+            np.stack([pair[place][name].astype(np.float64).reshape(-1) for pair in pairs]) for place in range(2)
+        )
         if not np.isfinite(wanted).all():
             raise ConversionError(f"output {name!r} is not finite on real frames; the network itself is at fault")
         difference, spread = float(np.abs(got - wanted).mean()), float(wanted.max() - wanted.min())

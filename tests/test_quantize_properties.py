@@ -631,7 +631,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "pool": Family(pool(), 0.85),
     "resize": Family(resize(), 0.35),
     "pad": Family(pad(), 0.95),
-    "slice": Family(slices(), 0.9),
+    "slice": Family(slices(), 0.75),
     "split": Family(split(), 0.95),
     "chain": Family(chain(), 0.95),
     "views": Family(views(), 0.95),

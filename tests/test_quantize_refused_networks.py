@@ -217,6 +217,24 @@ def test_litert_asked_for_by_name_leaves_the_old_bundle(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize(("op", "kind"), [("Greater", onnx.TensorProto.BOOL), ("ArgMax", onnx.TensorProto.INT64)])
+def test_decisions_among_the_outputs_are_compared_but_not_read(op: str, kind: int, tmp_path: Path) -> None:
+    nodes, constants = body()
+    model = model_of(nodes, IMAGE, {"mask": MASK, "scores": SCORES}, constants | {"zero": np.float32(0)})
+    model.graph.node.append(
+        node("Greater", "scores zero", "call") if op == "Greater" else node("ArgMax", "scores", "call", axis=1)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("call", kind, (1, 2 if op == "Greater" else 1)))
+    bundle = export(model, tmp_path / "out", calibration=calibration(), description=replace(SAID, class_output=None))
+    assert {output.name: output.kind for output in bundle.manifest.outputs} == {
+        "mask": "mask",
+        "scores": "class",
+        "call": "other",
+    }
+    assert {artifact.engine for artifact in bundle.manifest.artifacts} >= {"onnx", "openvino"}
+    assert all(artifact.referee_delta is not None for artifact in bundle.manifest.artifacts)
+
+
 def test_a_shape_that_depends_on_the_frame_cannot_be_an_output(tmp_path: Path) -> None:
     nodes, constants = body()
     nodes += [node("NonZero", "r2", "places"), node("Cast", "places", "points", to=1)]
