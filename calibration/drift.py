@@ -35,8 +35,8 @@ class Limits:
 class ArtifactDrift:
     """One artifact against the reference. metrics, delta and flips are None without labels.
 
-    flips: None too when the network's positive label is not "malignant". engine_agreement: INT8 artifacts against the referee on
-    the same QDQ graph.
+    Each network answers at the operating point of its own precision. flips: None too when the network's positive label is not
+    "malignant". engine_agreement: INT8 artifacts against the referee on the same QDQ graph.
     """
 
     engine: str
@@ -125,10 +125,10 @@ class _Network:
         return Answer(prediction.outputs, prediction.mask_probability, prediction.malignancy)
 
     def metrics(self) -> Metrics:
-        point = self.manifest.operating_point
-        if point is None:
-            return summarise(self.results, threshold=None, positive=None)
-        return summarise(self.results, threshold=point.threshold, positive=point.positive)
+        """Figures at the operating point of its own precision. Needs a predictor."""
+        assert self.predictor is not None
+        how = self.predictor.interpretation
+        return summarise(self.results, threshold=how.threshold, positive=how.positive)
 
 
 @dataclass(slots=True, eq=False)
@@ -165,26 +165,26 @@ def check_drift(
     first = _reference_artifact(bundle)
     with ExitStack() as opened:
 
-        def network(engine: Engine) -> _Network:
+        def network(engine: Engine, precision: str) -> _Network:
             opened.callback(engine.close)
-            predictor = Predictor(engine, manifest.interpretation()) if manifest.predicts else None
+            predictor = Predictor(engine, manifest.interpretation(precision)) if manifest.predicts else None
             return _Network(engine, manifest, predictor)
 
         def comparison() -> Comparison:
             return Comparison(OutputDifferences(manifest.outputs))
 
-        reference = network(open_artifact(bundle, first, threads=threads))
+        reference = network(open_artifact(bundle, first, threads=threads), first.precision)
         wanted = [artifact for artifact in manifest.artifacts if artifact != first and is_installed(artifact.engine)]
         if not wanted:
             raise BundleError(
                 f"{bundle.path}: nothing to compare with the FP32 ONNX; export other artifacts, or install their engines"
             )
         qdq = [artifact for artifact in wanted if (artifact.engine, artifact.precision) == ("onnx", "int8")]
-        referee = network(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads)) if qdq else None
+        referee = network(open_referee(bundle.verified_paths(qdq[0])[0], threads=threads), "int8") if qdq else None
         targets = [
             _Target(
                 artifact,
-                network(open_artifact(bundle, artifact, threads=threads)),
+                network(open_artifact(bundle, artifact, threads=threads), artifact.precision),
                 comparison(),
                 comparison() if referee and artifact.precision == "int8" else None,
             )
@@ -223,7 +223,7 @@ def _compare(target: _Target, reference: _Network, *, labelled: bool, limits: Li
         delta = _delta(metrics, reference.metrics())
         point = reference.manifest.operating_point
         if point is not None and point.positive == MALIGNANT:
-            flips = count_flips(reference.results, results, threshold=point.threshold)
+            flips = count_flips(reference.results, results)
         malignant = sum(result.label == MALIGNANT for result in results)
         reasons += exceeded(delta, flips or {}, malignant=malignant, limits=limits)
     if engine_agreement is not None and not engine_agreement.within(AgreementLimits()):
@@ -242,13 +242,15 @@ def _compare(target: _Target, reference: _Network, *, labelled: bool, limits: Li
     )
 
 
-def count_flips(reference: Sequence[CaseResult], target: Sequence[CaseResult], *, threshold: float) -> dict[str, int]:
-    """Cases whose true class the reference called and the target calls the other one, by true class."""
+def count_flips(reference: Sequence[CaseResult], target: Sequence[CaseResult]) -> dict[str, int]:
+    """Cases whose true class the reference called and the target no longer calls, by true class.
+
+    What is compared are decisions, each network's at its own operating point. A malignant case that was called malignant and is
+    called benign or "no lesion" counts as turned benign, a benign one that is now called malignant as turned malignant.
+    """
     flips = {"malignant_to_benign": 0, "benign_to_malignant": 0}
     for before, after in zip(reference, target, strict=True):
-        if before.probability is None or after.probability is None:
-            continue
-        was, now = before.probability >= threshold, after.probability >= threshold
+        was, now = before.decision == MALIGNANT, after.decision == MALIGNANT
         if before.label == "malignant" and was and not now:
             flips["malignant_to_benign"] += 1
         elif before.label == "benign" and not was and now:

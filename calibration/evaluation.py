@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from calibration.dataset import Case, Dataset, Sample
-from calibration.metrics import CaseResult, Metrics, overlap, summarise
+from calibration.metrics import CaseResult, Metrics, hausdorff_95, overlap, summarise
 from edge.predictor import Prediction, Predictor
 
 Progress = Callable[[Iterable[Case]], Iterable[Case]]
@@ -21,7 +21,7 @@ class Evaluation:
     metrics: Metrics
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, and `cases` with image, label, probability, dice, iou and lesion_share."""
+        """The figures, and `cases` with the fields of `calibration.metrics.CaseResult`."""
         return {**self.metrics.to_json(), "cases": [case_json(result) for result in self.results]}
 
 
@@ -31,14 +31,25 @@ def case_json(result: CaseResult) -> dict[str, Any]:
 
 
 def score(case: Case, sample: Sample, prediction: Prediction) -> CaseResult:
-    """Compare a prediction with its case, at the frame's own size."""
+    """Compare a prediction with its case, at the frame's own size; its mask is empty where it found no lesion."""
     mask = prediction.mask
-    dice = iou = share = None
+    dice = iou = share = distance = None
     if mask is not None:
         share = float(np.mean(mask))
         if sample.mask is not None and case.label != "normal":
             dice, iou = overlap(mask, sample.mask)
-    return CaseResult(case.name, case.label, prediction.malignancy, dice, iou, share)
+            distance = hausdorff_95(mask, sample.mask)
+    return CaseResult(
+        image=case.name,
+        label=case.label,
+        probability=prediction.malignancy,
+        dice=dice,
+        iou=iou,
+        lesion_share=share,
+        hd95=distance,
+        presence=prediction.presence,
+        decision=prediction.decision,
+    )
 
 
 def evaluate(predictor: Predictor, dataset: Dataset, *, progress: Progress = iter) -> Evaluation:

@@ -11,7 +11,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, Self, get_args, get_origin
@@ -21,10 +21,13 @@ from edge.engines import is_installed
 from edge.errors import BundleError, IntegrityError
 from edge.interpretation import Interpretation
 from edge.preprocess import Resize
+from edge.presence import Presence
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 MANIFEST: Final = "manifest.json"
-BUILTIN: Final = Path(__file__).parent / "data" / "emtnet-int8"
+_DATA: Final = Path(__file__).parent / "data"
+BUILTIN: Final = {name: _DATA / f"{name}-int8" for name in ("emtnet", "emtnet-s")}
+"""The INT8 bundles that come with the package, by network."""
 ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
 PRECISIONS: Final = ("int8", "fp32")
 PHANTOM: Final = "phantom"
@@ -162,15 +165,30 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Where a probability becomes a call: that of label `positive`, at or above `threshold`. chosen_on: in words."""
+    """Where a probability becomes a call: that of label `positive`, at or above `threshold`. chosen_on: in words.
+
+    temperature: what class logits are divided by before they become probabilities. int8_threshold: the threshold in INT8, moved
+    there after quantisation; None where it has none of its own. Raises ValueError.
+    """
 
     threshold: float
     positive: str
     chosen_on: str
+    temperature: float = 1.0
+    int8_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.threshold < 1.0:
-            raise ValueError(f"threshold {self.threshold} lies outside 0..1")
+        for threshold in (self.threshold, self.int8_threshold):
+            if threshold is not None and not 0.0 < threshold < 1.0:
+                raise ValueError(f"threshold {threshold} lies outside 0..1")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature} is not positive and finite")
+
+    def at(self, precision: str) -> Self:
+        """The record for one precision, its `threshold` that of "fp32" or "int8" and no other left in it."""
+        if precision == "int8" and self.int8_threshold is not None:
+            return replace(self, threshold=self.int8_threshold, int8_threshold=None)
+        return replace(self, int8_threshold=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +215,8 @@ class Manifest:
     """What `manifest.json` holds.
 
     source_sha256: of the checkpoint or ONNX file it was made from. outputs: at most one mask and one class output; labels and
-    operating_point belong to the latter. weight_range: "full", or "half" for x86 without VNNI. guesses: what the export
-    guessed and was not told. calibration: None for FP32 only.
+    operating_point belong to the latter, presence to the mask (None: any pixel of it is a lesion). weight_range: "full", or
+    "half" for x86 without VNNI. guesses: what the export guessed and was not told. calibration: None for FP32 only.
     """
 
     schema: int
@@ -208,6 +226,7 @@ class Manifest:
     outputs: tuple[OutputSpec, ...]
     labels: tuple[str, ...]
     operating_point: OperatingPoint | None
+    presence: Presence | None
     weight_range: str
     artifacts: tuple[Artifact, ...]
     missing: tuple[Missing, ...]
@@ -228,21 +247,28 @@ class Manifest:
             self.interpretation()
         elif self.operating_point is not None:
             raise ValueError("an operating point needs a class output")
+        elif self.presence is not None:
+            raise ValueError("presence needs a mask output")
 
     @property
     def predicts(self) -> bool:
         """True when there is a mask or a class output, so that `interpretation` has something to say."""
         return any(output.kind != "other" for output in self.outputs)
 
-    def interpretation(self) -> Interpretation:
-        """How to read the outputs. Raises BundleError when there is neither a mask nor a class output."""
+    def interpretation(self, precision: str = "fp32") -> Interpretation:
+        """How to read the outputs of an artifact of this precision, "fp32" or "int8".
+
+        Raises BundleError when there is neither a mask nor a class output, ValueError for another precision.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         if not self.predicts:
             raise BundleError(
                 f"{self.network}: edgekit predict needs to know which output is the mask or the class; "
                 "export again with --mask-output or --class-output"
             )
         read = {output.kind: output for output in self.outputs}
-        point = self.operating_point
+        point = None if self.operating_point is None else self.operating_point.at(precision)
         return Interpretation(
             input_size=self.input.size,
             resize=self.input.resize,
@@ -251,6 +277,8 @@ class Manifest:
             labels=self.labels,
             positive=None if point is None else point.positive,
             threshold=None if point is None else point.threshold,
+            temperature=1.0 if point is None else point.temperature,
+            presence=None if self.presence is None else self.presence.at(precision),
         )
 
     @property
@@ -295,9 +323,9 @@ class Bundle:
         return cls(folder, _decode(Manifest, raw, file, "manifest"))
 
     @classmethod
-    def open_or_builtin(cls, path: Path | str | None) -> Self:
-        """Open `path`, or the INT8 bundle of the shipped network for None."""
-        return cls.open(BUILTIN if path is None else path)
+    def open_or_builtin(cls, path: Path | str | None, *, network: str = "emtnet") -> Self:
+        """Open `path`, or for None the built-in INT8 bundle of `network`, a name in `BUILTIN`. Raises BundleError."""
+        return cls.open(BUILTIN[network] if path is None else path)
 
     def choose(self, *, engine: str = "auto", precision: str = "auto") -> Artifact:
         """The artifact for an engine and precision; auto: INT8 where there is one, the first installed engine.

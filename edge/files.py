@@ -55,16 +55,19 @@ def write_overlay(path: Path, pixels: GreyImage, prediction: Prediction) -> None
 def prediction_record(file: Path, prediction: Prediction) -> dict[str, Any]:
     """One prediction as predictions.json holds it.
 
-    malignancy: probability of the positive label. The box is x, y, width, height in pixels, null without a lesion. What the
-    network has no output for is null, and `probabilities` empty.
+    malignancy: probability of the positive label. presence: that there is a lesion. The box is x, y, width, height in pixels,
+    null without a lesion. What the network has no output for is null, and `probabilities` empty; where the answer is "no lesion"
+    the class has no say, and its probabilities are null too.
     """
     mask = None if prediction.mask is None else prediction.mask.astype(np.uint8)
     timing = prediction.timing
+    said = prediction.classified
     return {
         "image": str(file),
         "decision": prediction.decision,
-        "malignancy": prediction.malignancy,
-        "probabilities": prediction.probabilities,
+        "presence": prediction.presence,
+        "malignancy": prediction.malignancy if said else None,
+        "probabilities": {label: value if said else None for label, value in prediction.probabilities.items()},
         "lesion_area_px": None if mask is None else int(np.count_nonzero(mask)),
         "lesion_box_px": list(cv2.boundingRect(mask)) if mask is not None and mask.any() else None,
         "timing_ms": {

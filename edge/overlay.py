@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frame import GreyImage
-from edge.interpretation import NORMAL
+from edge.interpretation import NO_LESION
 from edge.predictor import Prediction
 
 # Orange, grey and blue of Okabe and Ito's palette, told apart with any colour vision (BGR).
@@ -15,6 +15,8 @@ POSITIVE_COLOUR: Final = (0, 159, 230)
 NORMAL_COLOUR: Final = (160, 160, 160)
 OTHER_COLOUR: Final = (178, 114, 0)
 DISCLAIMER: Final = "Research use only - not a medical device"
+_GREY: Final = (NO_LESION, "normal")
+"""Answers of no lesion: by the mask, and by the usual label of networks that have one for it."""
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _CAPTION: Final = 44
 
@@ -46,20 +48,27 @@ def draw_overlay(
 
 
 def caption(prediction: Prediction) -> str:
-    """The call, the probability it was made by and whether there is an outline, as far as the network says so."""
+    """The call, the probabilities it was made by and the threshold, as far as the network says so.
+
+    Where the answer is "no lesion" the class has no say. "no outline": a call without a pixel of lesion.
+    """
     parts = [prediction.decision]
-    if prediction.malignancy is not None:
+    if prediction.classified and prediction.malignancy is not None:
         parts.append(f"p({prediction.positive}) {prediction.malignancy:.2f}")
-        if prediction.mask is not None:
-            parts.append("lesion" if prediction.mask.any() else "no lesion")
+        if prediction.threshold is not None:
+            parts[-1] += f" (call at {prediction.threshold:.2f})"
+    if prediction.presence is not None:
+        parts.append(f"p(lesion) {prediction.presence:.2f}")
+    if prediction.classified and prediction.mask is not None and not prediction.mask.any():
+        parts.append("no outline")
     return "  ".join(parts)
 
 
 def decision_colour(prediction: Prediction) -> tuple[int, int, int]:
-    """Orange for the positive label, grey for normal, blue for anything else, BGR."""
+    """Orange for the positive label, grey for no lesion and normal, blue for anything else, BGR."""
     if prediction.decision == prediction.positive:
         return POSITIVE_COLOUR
-    return NORMAL_COLOUR if prediction.decision == NORMAL else OTHER_COLOUR
+    return NORMAL_COLOUR if prediction.decision in _GREY else OTHER_COLOUR
 
 
 def tile(pictures: list[NDArray[np.uint8]], *, columns: int) -> NDArray[np.uint8]:

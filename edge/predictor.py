@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frame import GreyImage
-from edge.interpretation import Interpretation
+from edge.interpretation import NO_LESION, Interpretation
 from edge.preprocess import mask_to_frame, preprocess
 
 Clock = Callable[[], int]
@@ -54,9 +54,11 @@ class Prediction:
 
     mask_level: (H, W) uint8, probability of lesion in steps of 1/255 at the frame's own size.
     mask_probability: (h, w) float32, the same at the network's resolution, before it is brought to the frame.
-    probabilities: of each label, 0..1; empty without a class output. positive: the label that the operating point is for.
-    decision: the call, a label, "normal" or "lesion"; `edge.interpretation.Interpretation.decide` says when.
+    probabilities: of each label, 0..1, given that there is a lesion where no label says otherwise; empty without a class output.
+    positive: the label that the operating point is for, called at or above `threshold`.
+    decision: the call, a label, "lesion" or "no lesion"; `edge.interpretation.Interpretation.decide` says when.
     outputs: all that the network gave, as it gave it.
+    presence: calibrated probability that there is a lesion, 0..1; None where the bundle has no `edge.presence.Presence`.
     """
 
     mask_level: GreyImage | None
@@ -66,16 +68,30 @@ class Prediction:
     decision: str
     timing: Timing
     outputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    presence: float | None = None
+    threshold: float | None = None
 
     @property
     def malignancy(self) -> float | None:
-        """Probability of the positive label, of EMT-Net and its like "malignant", 0..1; None without a class output."""
+        """Probability of the positive label, of EMT-Net and its like "malignant", 0..1, given that there is a lesion.
+
+        None without a class output.
+        """
         return None if self.positive is None else self.probabilities[self.positive]
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
-        """(H, W) bool, True on lesion; None without a mask output."""
-        return None if self.mask_level is None else self.mask_level >= LESION_LEVEL
+        """(H, W) bool, True on lesion, nowhere where the answer is "no lesion"; None without a mask output."""
+        if self.mask_level is None:
+            return None
+        if self.decision == NO_LESION:
+            return np.zeros(self.mask_level.shape, np.bool_)
+        return self.mask_level >= LESION_LEVEL
+
+    @property
+    def classified(self) -> bool:
+        """Whether the class has a say: there is such an output, and the answer is one of its labels."""
+        return self.decision in self.probabilities
 
 
 class Predictor:
@@ -91,12 +107,13 @@ class Predictor:
         cls,
         bundle: Path | str | None = None,
         *,
+        network: str = "emtnet",
         engine: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
         device: str = "cpu",
     ) -> Self:
-        """Open a bundle folder, or the built-in bundle for None.
+        """Open a bundle folder, or for None the built-in bundle of `network`, emtnet or emtnet-s.
 
         engine: openvino, litert, onnx, or auto: the first of them that the bundle has and that is installed.
         precision: int8, fp32, or auto: INT8 where there is one. threads: None leaves the choice to the engine.
@@ -105,9 +122,9 @@ class Predictor:
         from edge.bundle import Bundle
         from edge.engines import open_artifact
 
-        opened = Bundle.open_or_builtin(bundle)
-        interpretation = opened.manifest.interpretation()
+        opened = Bundle.open_or_builtin(bundle, network=network)
         artifact = opened.choose(engine=engine, precision=precision)
+        interpretation = opened.manifest.interpretation(artifact.precision)
         return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation)
 
     def predict(self, pixels: GreyImage) -> Prediction:
@@ -120,13 +137,16 @@ class Predictor:
         inferred = self._clock()
         probabilities = how.label_probabilities(outputs)
         mask = how.lesion_probability(outputs)
-        level = None
+        level = presence = None
+        outlined = False
         if mask is not None:
             level = mask_to_frame(mask, pixels.shape, input_size=how.input_size, resize=how.resize)
-        decision = how.decide(probabilities, lesion=level is not None and bool((level >= LESION_LEVEL).any()))
+            outlined = bool((level >= LESION_LEVEL).any())
+            presence = how.lesion_presence(mask)
+        decision = how.decide(probabilities, presence=presence, outlined=outlined)
         finished = self._clock()
         timing = Timing((prepared - started) / 1e6, (inferred - prepared) / 1e6, (finished - inferred) / 1e6)
-        return Prediction(level, mask, probabilities, how.positive, decision, timing, outputs)
+        return Prediction(level, mask, probabilities, how.positive, decision, timing, outputs, presence, how.threshold)
 
     def close(self) -> None:
         """Release the engine."""

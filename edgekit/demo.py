@@ -49,7 +49,7 @@ def run_demo(
     else:
         calibration = phantom_frames(progress=progress("phantoms"))
     bundle = export(
-        SHIPPED,
+        SHIPPED["emtnet"],
         folder / "bundle",
         calibration=calibration,
         int8=True,

@@ -1,9 +1,14 @@
 """Tables of drift and bench reports."""
 
+from typing import TYPE_CHECKING
+
 from benchmarks.bench import BenchReport
 from calibration.drift import DriftReport
 from calibration.metrics import Metrics
 from edgekit.console import notice, number, table
+
+if TYPE_CHECKING:
+    from emtnet.report import ValidationReport
 
 _METRICS = ("AUC", "sensitivity", "specificity", "Dice", "false alarms")
 
@@ -100,3 +105,17 @@ def bench_table(report: BenchReport) -> None:
     )
     for name in report.skipped:
         notice(f"{name} was not timed: its engine is not installed")
+
+
+def validation_tables(report: "ValidationReport") -> None:
+    """One row for each set of held-out cases."""
+    from emtnet.model_card import COLUMNS, KIND_TITLES, cells, title
+
+    for kind, heading in KIND_TITLES.items():
+        rows = [
+            (title(row), row.lesions, row.normals, *cells(row, intervals=False))
+            for row in report.rows
+            if row.kind == kind
+        ]
+        if rows:
+            table(heading, ("cases", "lesions", "normals", *COLUMNS), rows)

@@ -7,17 +7,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle import OutputSpec
+from edge.bundle import OperatingPoint, OutputSpec
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
 from edge.predictor import Predictor
-from emtnet.network import INPUT_SIZE, MASK_STRIDE, EmtNet, ExportedEmtNet
+from edge.presence import Presence
+from emtnet.network import ARCHITECTURES, INPUT_SIZE, EmtNet, ExportedEmtNet
 
 LABELS: Final = ("benign", "malignant")
 POSITIVE: Final = "malignant"
-_SIDE: Final = INPUT_SIZE // MASK_STRIDE
-MASK: Final = OutputSpec("mask", "mask", "sigmoid", (1, 1, _SIDE, _SIDE))
 MALIGNANCY: Final = OutputSpec("malignancy", "class", "sigmoid", (1, 1))
+UNSET: Final = OperatingPoint(0.5, POSITIVE, "nothing: 0.5 by convention")
+"""Of a network that nothing was fitted to."""
 
 
 class TorchEngine:
@@ -36,11 +37,29 @@ class TorchEngine:
         """Nothing to release."""
 
 
-def torch_predictor(network: EmtNet, *, threshold: float) -> Predictor:
+def mask_output(network_name: str) -> OutputSpec:
+    """The mask of a network of `emtnet.network.ARCHITECTURES`: lesion logits, (1, 1, h, w). Raises KeyError for another name."""
+    side = INPUT_SIZE // ARCHITECTURES[network_name].mask_stride
+    return OutputSpec("mask", "mask", "sigmoid", (1, 1, side, side))
+
+
+def torch_predictor(network: EmtNet, *, operating_point: OperatingPoint, presence: Presence | None = None) -> Predictor:
     """A `Predictor` over the PyTorch network itself."""
-    return Predictor(TorchEngine(network), emtnet_interpretation(threshold))
+    return Predictor(TorchEngine(network), emtnet_interpretation(network.name, operating_point, presence))
 
 
-def emtnet_interpretation(threshold: float) -> Interpretation:
-    """How EMT-Net's outputs are read at an operating point on the probability of malignancy."""
-    return Interpretation((INPUT_SIZE, INPUT_SIZE), "stretch", MASK, MALIGNANCY, LABELS, POSITIVE, threshold)
+def emtnet_interpretation(
+    network_name: str, operating_point: OperatingPoint, presence: Presence | None = None
+) -> Interpretation:
+    """How the network's outputs are read in FP32. Raises KeyError for a name that is not in `emtnet.network.ARCHITECTURES`."""
+    return Interpretation(
+        input_size=(INPUT_SIZE, INPUT_SIZE),
+        resize="stretch",
+        mask=mask_output(network_name),
+        classes=MALIGNANCY,
+        labels=LABELS,
+        positive=operating_point.positive,
+        threshold=operating_point.at("fp32").threshold,
+        temperature=operating_point.temperature,
+        presence=None if presence is None else presence.at("fp32"),
+    )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edge.errors import DataError
 from emtnet.network import ConvBlock, EmtNet, SeparableBlock
+from emtnet.sibling import spread_kernel
 
 _GAIN = 128.0 / 127.5
 
@@ -44,6 +45,8 @@ def _fill(block: ConvBlock, weights: dict[str, Tensor], scope: str, kind: str) -
     kernel = kernel.permute(2, 3, 0, 1) if kind == "depthwise_weights" else kernel.permute(3, 2, 0, 1)
     if block.conv.weight.shape[1] == 1 and kernel.shape[1] == 3:
         kernel = kernel.sum(1, keepdim=True)
+    if block.conv.weight.shape[2] == 2 * kernel.shape[2]:
+        kernel = spread_kernel(kernel)
     block.conv.weight.copy_(kernel)
     block.norm.weight.copy_(weights[f"{scope}/BatchNorm/gamma"])
     block.norm.bias.copy_(weights[f"{scope}/BatchNorm/beta"])

@@ -1,4 +1,4 @@
-"""The two losses of the multitask network, and their sum.
+"""The losses of the multitask network, and their sum.
 
 The class loss is the weighted binary cross-entropy with one balance parameter, after the EMT-NET paper's abstract
 ("a loss that trades sensitivity against specificity"); its exact form there is not known to us. It is written with
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from emtnet.network import Outputs
 
 
 def balanced_cross_entropy(logits: Tensor, targets: Tensor, *, balance: float) -> Tensor:
@@ -38,27 +40,54 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class MultitaskLoss:
-    """Mask loss plus `class_weight` times class loss; images without a lesion teach the mask only.
+class Targets:
+    """What a batch should be answered with.
 
+    mask: (N, 1, H, W) in 0..1, all NaN for an image whose lesion nobody drew. label: (N, 1), 1 malignant, 0 benign, NaN
+    where there is no lesion; both may be shares of a teacher.
+    """
+
+    mask: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MultitaskLoss:
+    """Weighted sum of mask, class and gate losses.
+
+    Images without a lesion teach the mask and the gate only, images without a drawn mask the class only.
+    gate_weight: of the cross-entropy between the lesion head's gate and the mask shrunk to its size (deep supervision).
     label_smoothing: class targets move this share of the way to 0.5, which keeps the logits from growing without bound.
     """
 
     balance: float = 0.5
     class_weight: float = 1.0
+    mask_weight: float = 1.0
+    gate_weight: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.balance < 1.0 or not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError("balance lies between 0 and 1, label_smoothing from 0 to below 1")
+        if min(self.class_weight, self.mask_weight, self.gate_weight) < 0.0:
+            raise ValueError("the weights of a loss are not negative")
 
-    def __call__(self, mask: Tensor, malignancy: Tensor, mask_target: Tensor, class_target: Tensor) -> Tensor:
-        """mask, mask_target: (N, 1, H, W). malignancy, class_target: (N, 1); class_target is NaN where there is no lesion."""
-        mask, malignancy = mask.float(), malignancy.float()
-        loss = soft_dice(mask, mask_target) + F.binary_cross_entropy_with_logits(mask, mask_target)
-        known = ~torch.isnan(class_target)
-        if known.any():
-            target = class_target[known] * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
-            class_loss = balanced_cross_entropy(malignancy[known], target, balance=self.balance)
+    def __call__(self, outputs: Outputs, targets: Targets) -> Tensor:
+        """The loss of a batch, a float32 scalar; 0 where the batch teaches nothing."""
+        loss = outputs.malignancy.float().sum() * 0.0
+        drawn = ~torch.isnan(targets.mask[:, 0, 0, 0])
+        if drawn.any():
+            mask, target = outputs.mask[drawn].float(), targets.mask[drawn]
+            if self.mask_weight:
+                mask_loss = soft_dice(mask, target) + F.binary_cross_entropy_with_logits(mask, target)
+                loss = loss + self.mask_weight * mask_loss
+            if self.gate_weight:
+                gate = outputs.gate[drawn].float()
+                shrunk = F.interpolate(target, size=gate.shape[2:], mode="area")
+                loss = loss + self.gate_weight * F.binary_cross_entropy_with_logits(gate, shrunk)
+        known = ~torch.isnan(targets.label)
+        if self.class_weight and known.any():
+            label = targets.label[known] * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
+            class_loss = balanced_cross_entropy(outputs.malignancy[known].float(), label, balance=self.balance)
             loss = loss + self.class_weight * class_loss
         return loss

@@ -1,27 +1,34 @@
-"""EMT-Net: one encoder, a segmentation decoder and a classification head for breast ultrasound.
+"""EMT-Net: one encoder, a segmentation decoder and a classification head for breast ultrasound; and its small sibling.
 
 Source: "EMT-NET: Efficient multitask network for computer-aided diagnosis of breast cancer", arXiv 2201.04795.
 Known to us is the abstract only. From the paper: one light backbone shared by tumour segmentation and
 benign/malignant classification, and a class loss whose balance trades sensitivity against specificity
 (`emtnet.loss`). Our reconstruction: MobileNetV1 1.0 as the encoder (Howard et al., arXiv 1704.04861), the decoder with
-four added skip connections, the linear head on the pooled encoder features, every width, the input size and the mask
-at half the input's resolution.
+added skip connections, the class head, every width, the input size and the mask's resolution.
+
+The class head adds two linear layers: one on the pooled encoder features, one on features of the decoder's first stage
+that are pooled where its gate sees a lesion. The gate learns the mask at that stage (deep supervision).
+
+`emtnet-s` is the same network at half the resolution without the encoder's last two blocks: a stem of stride 4 stands for
+"shrink by two, then the usual stem", so every weight of the encoder can start from ImageNet or from a trained `emtnet`.
 
 The decoder reduces channels before it upsamples and adds the skips: against concatenated skips of the same widths that
 made INT8 inference 1.2 times faster and gained more from INT8 (docs/design-notes.md has the figures).
 
-Every operator was chosen so that it has an exact INT8 form in TFLite and OpenVINO: ReLU6, bottom/right padding in the
-stride-2 convolutions (what TFLite calls SAME at even sizes), half-pixel bilinear upsampling by two.
+Every operator was chosen so that it has an exact INT8 form in TFLite and OpenVINO: ReLU6 (the gate too), bottom/right
+padding in the stride-2 convolutions (what TFLite calls SAME at even sizes), half-pixel bilinear upsampling by two.
 """
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emtnet.depthwise import strided_depthwise
+
 INPUT_SIZE: Final = 224
-MASK_STRIDE: Final = 2
 
 # Output channels and stride of MobileNetV1's thirteen separable blocks (Howard et al. 2017, table 1).
 _BLOCKS: Final = (
@@ -39,8 +46,6 @@ _BLOCKS: Final = (
     (1024, 2),
     (1024, 1),
 )
-_SKIPS: Final = (0, 2, 4, 10)  # the last block at strides 2, 4, 8 and 16
-_DECODER: Final = (32, 64, 96, 128)  # channels at strides 2, 4, 8 and 16
 _BATCH_NORM_EPS: Final = 1e-3  # as the ImageNet weights were trained
 # The first depthwise layer reads edges that are faint in ultrasound. With a small eps its batch norm amplifies them up to
 # 30 times, and the rounding of its INT8 input with them: that one layer made most of the drift (docs/design-notes.md).
@@ -48,7 +53,7 @@ _FIRST_DEPTHWISE_EPS: Final = 0.05
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, ReLU6. Stride 2 pads bottom and right only."""
+    """Convolution, batch norm, ReLU6. Stride 2 pads bottom and right only, a kernel wider than a stride of 4 all around."""
 
     def __init__(
         self,
@@ -66,16 +71,18 @@ class ConvBlock(nn.Module):
             outputs,
             kernel,
             stride=stride,
-            padding=kernel // 2 if stride == 1 else 0,
+            padding=0 if stride == 2 else (kernel - stride + 1) // 2,
             groups=groups,
             bias=False,
         )
         self.norm = nn.BatchNorm2d(outputs, eps=eps)
-        self.pad = stride != 1
+        self.pad = stride == 2
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad:
             x = F.pad(x, (0, 1, 0, 1))
+        if self.pad and self.conv.groups > 1 and torch.is_grad_enabled():
+            return F.relu6(self.norm(strided_depthwise(x, self.conv.weight)))
         return F.relu6(self.norm(self.conv(x)))
 
 
@@ -105,20 +112,73 @@ class UpBlock(nn.Module):
         return self.refine(x + self.lateral(skip))  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What tells the networks of this family apart.
+
+    stem_kernel, stem_stride: of the first convolution. blocks: how many of MobileNetV1's. skips: the blocks whose output
+    the decoder adds, finest first. decoder: its channels there.
+    """
+
+    stem_kernel: int
+    stem_stride: int
+    blocks: int
+    skips: tuple[int, ...]
+    decoder: tuple[int, ...]
+
+    @property
+    def mask_stride(self) -> int:
+        """Input pixels for one of the mask."""
+        return self.stem_stride
+
+
+ARCHITECTURES: Final = {
+    "emtnet": Architecture(3, 2, 13, skips=(0, 2, 4, 10), decoder=(32, 64, 96, 128)),
+    "emtnet-s": Architecture(6, 4, 11, skips=(0, 2, 4), decoder=(32, 64, 96)),
+}
+_LESION_FEATURES: Final = 256
+
+
+class Outputs(NamedTuple):
+    """Logits while training: mask (N, 1, H, W), malignancy (N, 1), gate (N, 1, h, w) at the decoder's first stage."""
+
+    mask: Tensor
+    malignancy: Tensor
+    gate: Tensor
+
+
+class LesionHead(nn.Module):
+    """Features pooled where the gate sees a lesion, and a linear layer on them."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(inputs, 1, 1)
+        self.features = SeparableBlock(inputs, _LESION_FEATURES)
+        self.dropout = nn.Dropout(0.2)
+        self.linear = nn.Linear(_LESION_FEATURES, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate = self.gate(x)
+        lesion = self.features(x) * F.relu6(gate + 3.0)
+        return self.linear(self.dropout(lesion.mean((2, 3)))), gate
+
+
 class EmtNet(nn.Module):
     """The multitask network.
 
     Input: (N, 1, 224, 224) float32, the grey pixel p as (p − 128) / 128.
-    Output: `mask` (N, 1, 112, 112) and `malignancy` (N, 1), float32 logits of "this pixel is lesion" and "the lesion
-    is malignant". Sides other than 224 work as long as they are multiples of 32.
+    Output: `Outputs`; the mask has 1/mask_stride of the input's side. Sides other than 224 work as long as they are
+    multiples of 32. guided: False leaves the lesion head out (its gate is then all zero): the ablation's network.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "emtnet", *, guided: bool = True) -> None:
         super().__init__()
-        self.stem = ConvBlock(1, 32, stride=2)
+        self.name = name
+        self.architecture = plan = ARCHITECTURES[name]
+        self.stem = ConvBlock(1, 32, kernel=plan.stem_kernel, stride=plan.stem_stride)
         blocks: list[nn.Module] = []
         width = 32
-        for outputs, stride in _BLOCKS:
+        for outputs, stride in _BLOCKS[: plan.blocks]:
             eps = _BATCH_NORM_EPS if blocks else _FIRST_DEPTHWISE_EPS
             blocks.append(SeparableBlock(width, outputs, stride=stride, eps=eps))
             width = outputs
@@ -126,7 +186,7 @@ class EmtNet(nn.Module):
 
         decoder: list[nn.Module] = []
         below = width
-        for skip, outputs in zip(reversed(_SKIPS), reversed(_DECODER), strict=True):
+        for skip, outputs in zip(reversed(plan.skips), reversed(plan.decoder), strict=True):
             decoder.append(UpBlock(below, _BLOCKS[skip][0], outputs))
             below = outputs
         self.decoder = nn.ModuleList(decoder)
@@ -134,24 +194,29 @@ class EmtNet(nn.Module):
 
         self.dropout = nn.Dropout(0.2)
         self.class_head = nn.Linear(width, 1)
+        self.lesion_head = LesionHead(plan.decoder[-1]) if guided else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Outputs:
         x = self.stem(x)
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _SKIPS:
+            if index in self.architecture.skips:
                 skips.append(x)
         malignancy = self.class_head(self.dropout(x.mean((2, 3))))
-        for block in self.decoder:
+        gate = x.new_zeros(())
+        for stage, block in enumerate(self.decoder):
             x = block(x, skips.pop())
-        return self.mask_head(x), malignancy
+            if stage == 0 and self.lesion_head is not None:
+                lesion, gate = self.lesion_head(x)
+                malignancy = malignancy + lesion
+        return Outputs(self.mask_head(x), malignancy, gate)
 
 
 class ExportedEmtNet(nn.Module):
     """`EmtNet` as the artifacts take it: a uint8 frame in, the normalisation inside the graph.
 
-    Input: (1, 1, 224, 224) uint8 grey pixels. Output as `EmtNet`.
+    Input: (1, 1, 224, 224) uint8 grey pixels. Output: mask and malignancy of `Outputs`.
     """
 
     def __init__(self, network: EmtNet) -> None:
@@ -160,4 +225,5 @@ class ExportedEmtNet(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = (image.to(torch.float32) - 128.0) / 128.0
-        return self.network(x)  # type: ignore[no-any-return]
+        outputs = self.network(x)
+        return outputs.mask, outputs.malignancy

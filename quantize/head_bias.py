@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.frame import GreyImage
+from quantize.heads import last_layers
 from quantize.onnx_graph import plain_session
 
 
@@ -28,14 +29,13 @@ def match_score_means(
     result = onnx.ModelProto()
     result.CopyFrom(quantised)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
-    producers = {name: node for node in result.graph.node for name in node.output}
     biases = {}
     for output in result.graph.output:
-        head = producers[output.name]
-        bias = constants.get(head.input[2]) if head.op_type in ("Gemm", "Conv") and len(head.input) > 2 else None
         values = np.prod([dim.dim_value for dim in output.type.tensor_type.shape.dim])
-        if bias is not None and values == np.prod(bias.dims):
-            biases[output.name] = bias
+        for layer in last_layers(result.graph, output.name):
+            bias = constants.get(layer.input[2]) if layer.op_type in ("Gemm", "Conv") and len(layer.input) > 2 else None
+            if bias is not None and values == np.prod(bias.dims):
+                biases[output.name] = bias
     if not biases:
         return result
     names = list(biases)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import onnx
 
 from edge.bundle import InputSpec, OperatingPoint, OutputSpec, Training
+from edge.presence import Presence
 
 _UNKNOWN = Training((), (), ())
 
@@ -13,8 +14,9 @@ _UNKNOWN = Training((), (), ())
 class Network:
     """A network ready for quantisation, with what its manifest will say.
 
-    model: one uint8 input (1, 1, H, W). quantised: it came with quantisers, which stay as they are. guesses: what was not said
-    and had to be assumed, for the user to read. channels_last: the original took (N, H, W, C). turned: outputs that it gave so.
+    model: one uint8 input (1, 1, H, W). quantised: it came with quantisers, which stay as they are. presence: None where any
+    pixel of the mask is a lesion. guesses: what was not said and had to be assumed, for the user to read. channels_last: the
+    original took (N, H, W, C). turned: outputs that it gave so.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Network:
     outputs: tuple[OutputSpec, ...]
     labels: tuple[str, ...]
     operating_point: OperatingPoint | None
+    presence: Presence | None = None
     guesses: tuple[str, ...] = ()
     training: Training = _UNKNOWN
     channels_last: bool = False

@@ -19,7 +19,6 @@ from edge.bundle import (
     InputSpec,
     Manifest,
     Missing,
-    OperatingPoint,
     Training,
     describe_file,
     new_bundle,
@@ -29,9 +28,9 @@ from edge.errors import ConversionError, DataError, MissingDependencyError, requ
 from edge.frame import GreyImage
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
-from emtnet.engine import LABELS, MALIGNANCY, MASK, POSITIVE
+from emtnet.engine import LABELS, MALIGNANCY, mask_output
 from emtnet.network import INPUT_SIZE, ExportedEmtNet
-from emtnet.weights import CheckpointInfo, load_checkpoint
+from emtnet.weights import load_checkpoint
 from quantize.description import Description
 from quantize.head_bias import match_score_means
 from quantize.network import Network
@@ -40,6 +39,7 @@ from quantize.onnx_import import check_import, import_onnx, load_onnx
 from quantize.openvino_ir import write_ir
 from quantize.ptq import quantise
 from quantize.qdq import complete, store_as_uint8
+from quantize.thresholds import with_int8_thresholds
 from quantize.verify import verified
 
 ENGINES: Final = ("onnx", "openvino", "litert")
@@ -77,9 +77,10 @@ def _read_checkpoint(checkpoint: Path) -> Network:
         model=export_torch(ExportedEmtNet(weights), _SIZE, _phantoms(_SIZE, "stretch")),
         quantised=False,
         input=InputSpec(INPUT_NAME, *_SIZE, channels=1, offset=(128.0,), scale=(128.0,), resize="stretch"),
-        outputs=(MASK, MALIGNANCY),
+        outputs=(mask_output(info.network), MALIGNANCY),
         labels=LABELS,
-        operating_point=OperatingPoint(info.threshold, POSITIVE, _chosen_on(info)),
+        operating_point=info.operating_point,
+        presence=info.presence,
         training=Training(info.data, info.trained_on, info.tuned_on),
     )
 
@@ -117,6 +118,7 @@ def export_network(
             outputs=network.outputs,
             labels=network.labels,
             operating_point=network.operating_point,
+            presence=network.presence,
             weight_range=weight_range,
             artifacts=artifacts,
             missing=missing,
@@ -126,6 +128,9 @@ def export_network(
             guesses=network.guesses,
             training=network.training,
         )
+        if calibrated and (network.operating_point or network.presence):
+            stage("INT8 thresholds")
+            manifest = with_int8_thresholds(manifest, network.model, models["int8"], images)
         write_manifest(folder, manifest)
     return Bundle.open(out)
 
@@ -215,10 +220,6 @@ _WRITERS: Final[dict[str, Callable[[onnx.ModelProto, Path], Iterable[Path]]]] = 
 def _calibration(frames: CalibrationFrames) -> Calibration:
     whole = hashlib.sha256("".join(frames.sha256).encode()).hexdigest()
     return Calibration(frames.source, len(frames.frames), frames.sha256, whole)
-
-
-def _chosen_on(info: CheckpointInfo) -> str:
-    return f"{len(info.tuned_on)} selection frames of the training run, for a sensitivity of 94.1 %"
 
 
 def versions() -> dict[str, str]:

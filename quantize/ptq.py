@@ -16,6 +16,7 @@ from nncf.quantization.advanced_parameters import (
 
 from edge.errors import CalibrationError, ConversionError
 from edge.frame import GreyImage
+from quantize.heads import head_sums
 from quantize.onnx_graph import WeightRange
 
 MIN_FRAMES: Final = 8
@@ -37,6 +38,7 @@ def quantise(
         overflow_fix=OverflowFix.DISABLE if weight_range == "full" else OverflowFix.ENABLE,
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
+    sums = [node.name for node in head_sums(model.graph) if node.name]
     feeds = nncf.Dataset([{model.graph.input[0].name: frame[None, None]} for frame in frames])
     with _quiet_nncf():
         try:
@@ -45,6 +47,7 @@ def quantise(
                 feeds,
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(frames),
+                ignored_scope=nncf.IgnoredScope(names=sums) if sums else None,
                 fast_bias_correction=True,
                 advanced_parameters=parameters,
             )

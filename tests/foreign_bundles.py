@@ -18,6 +18,7 @@ from edge.bundle import (
     describe_file,
     write_manifest,
 )
+from edge.presence import Presence
 
 HEIGHT, WIDTH = 40, 64
 MASK = OutputSpec("segmentation", "mask", "softmax", (1, 2, HEIGHT, WIDTH))
@@ -64,6 +65,9 @@ def write_bundle(
     folder: Path,
     *outputs: OutputSpec,
     positive: str = "malignant",
+    threshold: float = 0.5,
+    int8_threshold: float | None = None,
+    presence: Presence | None = None,
     int8_brighter: float = 0.0,
     openvino_brighter: float = 0.0,
 ) -> Bundle:
@@ -80,7 +84,8 @@ def write_bundle(
         input=InputSpec("frame", HEIGHT, WIDTH, 3, (128.0,) * 3, (128.0,) * 3, "letterbox"),
         outputs=outputs,
         labels=LABELS if scored else (),
-        operating_point=OperatingPoint(0.5, positive, "nothing") if scored else None,
+        operating_point=OperatingPoint(threshold, positive, "nothing", 1.0, int8_threshold) if scored else None,
+        presence=presence,
         weight_range="full",
         artifacts=tuple(
             Artifact(engine, precision, (describe_file(folder, folder / name),))

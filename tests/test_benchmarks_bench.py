@@ -60,6 +60,7 @@ def make_bundle(folder: Path, *artifacts: tuple[str, str], resize: Resize = "str
         ),
         labels=("benign", "malignant"),
         operating_point=OperatingPoint(0.5, "malignant", "nothing"),
+        presence=None,
         weight_range="full",
         artifacts=tuple(Artifact(engine, precision, (file,)) for engine, precision in artifacts),
         missing=(),

@@ -15,32 +15,44 @@ from edge.errors import DataError
 NO_FLIPS = {"malignant_to_benign": 0, "benign_to_malignant": 0}
 
 
-def results(*probabilities: float, label: Label = "malignant") -> list[CaseResult]:
-    return [CaseResult("x.png", label, probability, None, None, 0.0) for probability in probabilities]
+CALLS = {"m": "malignant", "b": "benign", "-": "no lesion"}
+
+
+def results(calls: str, *, label: Label = "malignant", probability: float | None = 0.5) -> list[CaseResult]:
+    """A case for each letter: called malignant, benign, or no lesion."""
+    return [
+        CaseResult("x.png", label, probability, None, None, 0.0, None, None, decision=CALLS[call]) for call in calls
+    ]
 
 
 def test_flips_are_losses_of_a_right_call_by_true_class() -> None:
-    """A probability at the threshold is a call of malignant; corrected mistakes and normals are no flips."""
-    reference = results(0.9, 0.5, 0.2, 0.9) + results(0.1, 0.4, 0.7, label="benign") + results(0.1, label="normal")
-    target = results(0.4, 0.49, 0.9, 0.5) + results(0.5, 0.49, 0.1, label="benign") + results(0.9, label="normal")
-    assert count_flips(reference, target, threshold=0.5) == {"malignant_to_benign": 2, "benign_to_malignant": 1}
+    """A tumour that is no longer found is lost too; corrected mistakes and normals are no flips."""
+    reference = results("mmmbm-m") + results("bbbm-", label="benign") + results("-b", label="normal")
+    target = results("bm-mm-m") + results("mb-bm", label="benign") + results("mm", label="normal")
+    assert count_flips(reference, target) == {"malignant_to_benign": 2, "benign_to_malignant": 2}
 
 
 def test_the_same_answers_flip_nothing() -> None:
-    same = results(0.1, 0.5, 0.9) + results(0.1, 0.5, 0.9, label="benign")
-    assert count_flips(same, same, threshold=0.5) == NO_FLIPS
+    same = results("mb-") + results("mb-", label="benign")
+    assert count_flips(same, same) == NO_FLIPS
 
 
-def test_cases_without_a_probability_do_not_flip() -> None:
-    without = [replace(result, probability=None) for result in results(0.9, 0.9)]
-    assert count_flips(without, results(0.1, 0.1), threshold=0.5) == NO_FLIPS
-    assert count_flips(results(0.9, 0.9), without, threshold=0.5) == NO_FLIPS
+def test_decisions_are_compared_and_not_probabilities() -> None:
+    """Each network has a threshold of its own."""
+    before, after = results("m", probability=0.5), results("m", probability=0.4)
+    assert count_flips(before, after) == NO_FLIPS
+    assert count_flips(before, results("b", probability=0.5))["malignant_to_benign"] == 1
+
+
+def test_networks_without_a_class_flip_nothing() -> None:
+    found, lost = ([replace(results("m")[0], probability=None, decision=call)] for call in ("lesion", "no lesion"))
+    assert count_flips(found, lost) == count_flips(lost, found) == NO_FLIPS
     assert exceeded({}, {}, malignant=10, limits=Limits()) == []
 
 
 def test_flips_of_unequal_lists_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="zip"):
-        count_flips(results(0.9, 0.9), results(0.9), threshold=0.5)
+        count_flips(results("mm"), results("m"))
 
 
 def test_losses_right_at_their_limits_pass() -> None:

@@ -8,7 +8,10 @@ from foreign_bundles import CLASSES, FEATURES, MASK, write_bundle
 
 from calibration.dataset import Dataset
 from calibration.drift import check_drift
-from edge.bundle import OutputSpec
+from edge.bundle import Bundle, OutputSpec
+from edge.engines.onnx import open_referee
+from edge.predictor import Predictor
+from edge.presence import Presence
 
 EVERY = (MASK, CLASSES, FEATURES)
 
@@ -72,3 +75,50 @@ def test_another_positive_label_is_not_held_against_the_labels(dataset: Dataset,
     assert (report.reference.auc, report.reference.sensitivity) == (None, None)
     assert report.reference.dice_mean is not None
     assert [artifact.flips for artifact in report.artifacts] == [None, None]
+
+
+def between_the_scores(bundle: Bundle, dataset: Dataset) -> tuple[float, float]:
+    """Two thresholds on the probability of malignancy, with malignant cases between them."""
+    how = bundle.manifest.interpretation()
+    predictor = Predictor(open_referee(bundle.path / "fp32.onnx"), how)
+    scores = sorted(
+        predictor.predict(case.read().pixels).probabilities["malignant"]
+        for case in dataset
+        if case.label == "malignant"
+    )
+    return (scores[0] + scores[1]) / 2, (scores[-2] + scores[-1]) / 2
+
+
+def test_every_network_is_held_against_its_own_operating_point(dataset: Dataset, tmp_path: Path) -> None:
+    """The same network with another threshold in INT8 loses calls, and nothing else."""
+    low, high = between_the_scores(write_bundle(tmp_path / "probe", CLASSES), dataset)
+    report = check_drift(
+        write_bundle(tmp_path / "bundle", CLASSES, threshold=low, int8_threshold=high), dataset, threads=1
+    )
+    assert report.reference is not None
+    assert report.reference.threshold == low
+    assert report.reference.sensitivity == 0.8
+    assert len(report.artifacts) == 2
+    for artifact in report.artifacts:
+        assert artifact.metrics is not None
+        assert artifact.metrics.threshold == high
+        assert artifact.metrics.sensitivity == 0.2
+        assert artifact.flips is not None
+        assert artifact.flips["malignant_to_benign"] == 3
+        assert artifact.agreement.malignancy_max == pytest.approx(0.0, abs=1e-6)
+        assert artifact.engine_agreement is not None
+        assert artifact.engine_agreement.malignancy_max == pytest.approx(0.0, abs=1e-6)
+
+
+def test_presence_has_a_threshold_of_its_own_in_each_precision(dataset: Dataset, tmp_path: Path) -> None:
+    """In FP32 every frame shows a lesion, in INT8 none does: the masks are empty, their probabilities the same."""
+    presence = Presence(1e-6, 0.0, 0.4, "nothing", 0.6)
+    report = check_drift(write_bundle(tmp_path / "bundle", MASK, presence=presence), dataset, threads=1)
+    assert report.reference is not None
+    assert report.reference.dice_mean is not None
+    assert report.reference.dice_mean > 0.0
+    for artifact in report.artifacts:
+        assert artifact.metrics is not None
+        assert artifact.metrics.dice_mean == 0.0
+        assert {result.decision for result in artifact.results} == {"no lesion"}
+        assert artifact.agreement.mask_max == pytest.approx(0.0, abs=1e-5)

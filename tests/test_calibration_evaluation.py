@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from calibration.dataset import Case, Dataset
 from calibration.evaluation import evaluate
+from calibration.metrics import hausdorff_95
 from edge.bundle import OutputSpec
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
 from edge.predictor import Predictor
+from edge.presence import Presence
 
 INTERPRETATION = Interpretation(
     input_size=(64, 64),
@@ -115,4 +117,35 @@ def test_the_report_holds_the_figures_and_every_case(small_dataset: Path) -> Non
     cases = report.pop("cases")
     assert report == evaluation.metrics.to_json()
     assert [case["image"] for case in cases] == [case.name for case in dataset]
-    assert set(cases[0]) == {"image", "label", "probability", "dice", "iou", "lesion_share"}
+    fields = ["image", "label", "probability", "dice", "iou", "lesion_share", "hd95", "presence", "decision"]
+    assert list(cases[0]) == fields
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.5, True), (0.999, False)])
+def test_overlap_is_counted_after_presence(threshold: float, found: bool, small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    how = replace(INTERPRETATION, presence=Presence(0.5, 0.0, threshold, "nothing"))
+    results = evaluate(Predictor(LeftHalf(0.3), how), dataset).results
+    assert [result.presence for result in results] == pytest.approx([0.990] * len(results), abs=0.001)
+    assert {result.decision for result in results} == {"malignant" if found else "no lesion"}
+    assert [result.lesion_share for result in results] == pytest.approx([0.5 * found] * len(results), abs=0.01)
+    lesions = [result for result in results if result.label != "normal"]
+    assert all(((result.dice or 0.0) > 0.0) == ((result.iou or 0.0) > 0.0) == found for result in lesions)
+
+
+def test_without_a_presence_there_is_none(small_dataset: Path) -> None:
+    results = evaluate(left_half(), Dataset.open([small_dataset], folds=(1,))).results
+    assert {result.presence for result in results} == {None}
+    assert {result.decision for result in results} == {"malignant"}
+
+
+def test_distances_are_those_of_the_two_masks(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset], folds=(1,))
+    evaluation = evaluate(left_half(), dataset)
+    for case, result in zip(dataset, evaluation.results, strict=True):
+        truth = case.read().mask
+        assert truth is not None
+        half = np.zeros_like(truth)
+        half[:, : truth.shape[1] // 2] = True
+        wanted = None if case.label == "normal" else hausdorff_95(half, truth)
+        assert result.hd95 == (None if wanted is None else pytest.approx(wanted, abs=1.5))

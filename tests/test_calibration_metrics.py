@@ -9,10 +9,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from calibration.dataset import Label
-from calibration.metrics import CaseResult, auc, overlap, specificity_at, summarise, threshold_at
+from calibration.metrics import CaseResult, auc, hausdorff_95, overlap, scored, specificity_at, summarise, threshold_at
 
 # Few levels, so that scores tie within and between the classes.
 SCORED = st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=40)
@@ -104,6 +106,41 @@ def test_overlap_counted_by_hand() -> None:
     assert overlap(empty, empty) == (1.0, 1.0)
 
 
+@given(MASKS)
+def test_hausdorff_is_that_of_all_pairs_of_contour_pixels(masks: tuple[NDArray[np.bool_], ...]) -> None:
+    one, other = masks
+    found = hausdorff_95(one, other)
+    assert found == hausdorff_95(other, one)
+    if not one.any() or not other.any():
+        assert found is None
+        return
+    contours = [np.argwhere(mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)))) for mask in masks]
+    pairs = cdist(*contours)
+    assert found == pytest.approx(max(np.percentile(pairs.min(axis, initial=1e9), 95) for axis in (0, 1)), rel=1e-6)
+
+
+def test_hausdorff_counted_by_hand() -> None:
+    one, other = np.zeros((60, 80), np.bool_), np.zeros((60, 80), np.bool_)
+    one[10:30, 10:30] = True
+    other[10:30, 17:37] = True
+    assert hausdorff_95(one, other) == 7.0
+    assert hausdorff_95(one, one) == 0.0
+    point, corner = np.zeros((60, 80), np.bool_), np.zeros((60, 80), np.bool_)
+    point[0, 0] = corner[30, 40] = True
+    assert hausdorff_95(point, corner) == 50.0
+    speck = one.copy()
+    speck[50, 70] = True  # one pixel of 77: the percentile leaves it out
+    assert hausdorff_95(speck, one) == 0.0
+
+
+def test_the_larger_direction_counts_and_the_frame_ends_a_mask() -> None:
+    whole, point = np.ones((11, 11), np.bool_), np.zeros((11, 11), np.bool_)
+    point[5, 5] = True
+    assert hausdorff_95(whole, point) == pytest.approx(math.hypot(5, 5))  # from the rim inwards; from the point it is 5
+    with pytest.raises(ValueError, match="one shape"):
+        hausdorff_95(whole, point[:1])
+
+
 def result(
     label: Label | None, probability: float, dice: float | None = None, *, lesion_share: float = 0.1
 ) -> CaseResult:
@@ -167,11 +204,63 @@ def test_a_network_that_draws_nothing_or_scores_nothing_keeps_the_other_half() -
     assert summarise(undrawn, threshold=0.5).to_json() == whole | dict.fromkeys(masks)
 
 
+def answered(label: Label, decision: str, probability: float, hd95: float | None = None) -> CaseResult:
+    return replace(result(label, probability), hd95=hd95, presence=0.7, decision=decision)
+
+
+ANSWERED = (
+    answered("malignant", "malignant", 0.9, hd95=4.0),
+    answered("malignant", "no lesion", 0.8),
+    answered("malignant", "benign", 0.3, hd95=8.0),
+    answered("malignant", "malignant", 0.6),
+    answered("benign", "no lesion", 0.7),
+    answered("benign", "benign", 0.2, hd95=3.0),
+    answered("benign", "malignant", 0.95),
+    answered("normal", "malignant", 0.95, hd95=100.0),
+    answered("normal", "no lesion", 0.1),
+)
+
+
+def test_three_answers_counted_by_hand() -> None:
+    metrics = summarise(ANSWERED, threshold=0.5)
+    assert metrics.sensitivity == pytest.approx(2 / 4)  # "no lesion" is a false negative, whatever its probability
+    assert metrics.specificity == pytest.approx(2 / 3)  # ... and not a false positive
+    assert metrics.accuracy == pytest.approx(3 / 7)  # ... but no right answer to a benign lesion
+    assert metrics.lesions_missed_rate == pytest.approx(2 / 7)
+    assert metrics.malignant_missed_rate == pytest.approx(1 / 4)
+    assert metrics.hd95_mean == pytest.approx(5.0)
+    assert metrics.normal_false_alarm_rate == 1.0  # by lesion pixels, not by the answer
+    assert metrics.auc == summarise([replace(case, decision=None) for case in ANSWERED], threshold=0.5).auc
+
+
+def test_an_answer_stands_before_the_threshold_and_without_one_the_threshold_decides() -> None:
+    assert summarise(ANSWERED, threshold=0.99).sensitivity == pytest.approx(2 / 4)
+    old = [replace(case, decision=None) for case in ANSWERED]
+    metrics = summarise(old, threshold=0.99)
+    assert (metrics.sensitivity, metrics.specificity) == (0.0, 1.0)
+    assert (metrics.lesions_missed_rate, metrics.malignant_missed_rate) == (None, None)
+    mixed = summarise([*old[:1], *ANSWERED[1:2]], threshold=0.5)
+    assert (mixed.sensitivity, mixed.malignant_missed_rate) == (0.5, 1.0)
+
+
+def test_roc_figures_call_no_lesion_benign_at_every_threshold() -> None:
+    seen = [answered("malignant", "malignant", 0.5 + index / 100) for index in range(19)]
+    benign = [answered("benign", "malignant", 0.9), answered("benign", "no lesion", 0.9)]
+    missed = answered("malignant", "no lesion", 0.99)
+    assert summarise([*seen, *benign], threshold=0.5).specificity_at_sensitivity_0_941 == pytest.approx(1 / 2)
+    assert summarise([*seen, missed, *benign], threshold=0.5).specificity_at_sensitivity_0_941 == pytest.approx(1 / 2)
+    # 19 of 21 are 90.5 %: no threshold reaches the paper's sensitivity
+    assert summarise([*seen, missed, missed, *benign], threshold=0.5).specificity_at_sensitivity_0_941 == 0.0
+    assert scored([missed])[0] == [0.99]
+    assert scored([missed], gated=True)[0] == [-math.inf]
+
+
 @pytest.mark.parametrize("positive", ["benign", "carcinoma", None])
 def test_a_probability_of_anything_but_malignancy_is_not_held_against_the_labels(positive: str | None) -> None:
     found = summarise(CASES, threshold=0.5, positive=positive)
     assert (found.auc, found.accuracy, found.sensitivity, found.specificity) == (None, None, None, None)
     assert found.specificity_at_sensitivity_0_941 is None
+    assert summarise(ANSWERED, threshold=0.5, positive=positive).sensitivity is None
     assert found.dice_mean == summarise(CASES, threshold=0.5).dice_mean
 
 
@@ -186,6 +275,9 @@ def test_public_names_are_fixed() -> None:
         "specificity_at_sensitivity_0.941",
         "dice_mean",
         "iou_mean",
+        "hd95_mean",
+        "lesions_missed_rate",
+        "malignant_missed_rate",
         "normal_false_alarm_rate",
         "threshold",
     }

@@ -32,6 +32,7 @@ from edge.bundle import (
 )
 from edge.errors import BundleError, EdgekitError, IntegrityError, SinkError
 from edge.predictor import Predictor
+from edge.presence import Presence
 from emtnet.engine import emtnet_interpretation
 
 FILES = {
@@ -68,7 +69,8 @@ def manifest_of(folder: Path) -> Manifest:
             OutputSpec("features", "other", "none", (1, 64, 8, 6)),
         ),
         labels=("benign", "malignant"),
-        operating_point=OperatingPoint(0.37, "malignant", "BUS-BRA fold 1 – sensitivity ≥ 0.941"),
+        operating_point=OperatingPoint(0.37, "malignant", "BUS-BRA fold 1 – sensitivity ≥ 0.941", 1.7, 0.41),
+        presence=Presence(1.3, 0.4, 0.25, "BUSI fold 1", 0.21),
         weight_range="full",
         artifacts=tuple(
             Artifact(
@@ -351,6 +353,13 @@ def test_an_older_schema_asks_for_a_new_export_before_anything_else(edit: Edit) 
         (("operating_point", "threshold"), "0.5"),
         (("operating_point", "threshold"), None),
         (("operating_point", "threshold"), [0.5]),
+        (("operating_point", "temperature"), "1.0"),
+        (("operating_point", "temperature"), None),
+        (("operating_point", "int8_threshold"), "0.5"),
+        (("presence",), 0.5),
+        (("presence", "scale"), None),
+        (("presence", "threshold"), None),
+        (("presence", "int8_threshold"), [0.5]),
         (("artifacts",), None),
         (("artifacts", 0, "files"), "int8.onnx"),
         (("artifacts", 0, "files", 0), "int8.onnx"),
@@ -389,13 +398,37 @@ def test_what_may_be_null_may_be_null(edit: Edit) -> None:
     path = edit(lambda raw: raw["artifacts"][2].update(int8_convolutions=None, referee_delta=None))
     artifact = Bundle.open(path).manifest.artifacts[2]
     assert (artifact.int8_convolutions, artifact.referee_delta) == (None, None)
+    edit(lambda raw: raw["operating_point"].update(int8_threshold=None))
+    edit(lambda raw: raw["presence"].update(int8_threshold=None))
+    manifest = Bundle.open(path).manifest
+    assert manifest.operating_point is not None
+    assert manifest.presence is not None
+    assert (manifest.operating_point.int8_threshold, manifest.presence.int8_threshold) == (None, None)
+    assert Bundle.open(edit(lambda raw: raw.update(presence=None))).manifest.presence is None
 
 
+@pytest.mark.parametrize("record", ["operating_point", "presence"])
+@pytest.mark.parametrize("name", ["threshold", "int8_threshold"])
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
-def test_a_threshold_that_is_no_operating_point_is_refused(edit: Edit, threshold: float) -> None:
-    path = edit(lambda raw: raw["operating_point"].update(threshold=threshold))
+def test_a_threshold_that_is_no_operating_point_is_refused(
+    record: str, name: str, threshold: float, edit: Edit
+) -> None:
+    path = edit(lambda raw: raw[record].update({name: threshold}))
     with pytest.raises(BundleError, match=r"threshold .* outside"):
         Bundle.open(path)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none_is_refused(edit: Edit, temperature: float) -> None:
+    with pytest.raises(BundleError, match=r"temperature .* not positive and finite"):
+        Bundle.open(edit(lambda raw: raw["operating_point"].update(temperature=temperature)))
+
+
+def test_each_precision_has_its_operating_point() -> None:
+    point = OperatingPoint(0.4, "malignant", "nothing", 1.7, 0.45)
+    assert point.at("fp32") == OperatingPoint(0.4, "malignant", "nothing", 1.7)
+    assert point.at("int8") == OperatingPoint(0.45, "malignant", "nothing", 1.7)
+    assert replace(point, int8_threshold=None).at("int8").threshold == 0.4
 
 
 # What does not fit together: ValueError for the code that made it, one line for who opens it.
@@ -490,6 +523,9 @@ def test_outputs_that_make_none(kind: Any, activation: Any, shape: tuple[int, ..
         ),
         ({"operating_point": None}, "class output 'malignancy' needs an operating point"),
         ({"outputs": (MASK,)}, "an operating point needs a class output"),
+        ({"outputs": (SCORE,)}, "presence needs a mask output"),
+        ({"outputs": (OTHER,), "operating_point": None, "labels": ()}, "presence needs a mask output"),
+        ({"outputs": (MASK, replace(SCORE, activation="none"))}, "temperature of 1.7 needs a class output of logits"),
         ({"outputs": (OTHER,)}, "an operating point needs a class output"),
     ],
 )
@@ -539,17 +575,30 @@ def test_a_manifest_says_how_its_outputs_are_read(bundle: Bundle) -> None:
     assert how.classes is not None
     assert (how.mask.name, how.classes.name) == ("mask", "malignancy")
     assert (how.labels, how.positive, how.threshold) == (("benign", "malignant"), "malignant", 0.37)
+    assert how.temperature == 1.7
+
+
+@pytest.mark.parametrize(("precision", "threshold", "presence"), [("fp32", 0.37, 0.25), ("int8", 0.41, 0.21)])
+def test_a_manifest_is_read_for_the_precision_that_runs(
+    precision: str, threshold: float, presence: float, bundle: Bundle
+) -> None:
+    how = bundle.manifest.interpretation(precision)
+    assert (how.threshold, how.presence) == (threshold, Presence(1.3, 0.4, presence, "BUSI fold 1"))
+    assert how == replace(bundle.manifest.interpretation(), threshold=threshold, presence=how.presence)
+    with pytest.raises(ValueError, match="precision 'auto' is none of int8, fp32"):
+        bundle.manifest.interpretation("auto")
 
 
 def test_a_mask_or_a_class_alone_can_be_read(bundle: Bundle) -> None:
     mask = replace(bundle.manifest, outputs=(OTHER, MASK), labels=(), operating_point=None).interpretation()
     assert (mask.mask, mask.classes, mask.positive, mask.threshold) == (MASK, None, None, None)
-    score = replace(bundle.manifest, outputs=(OTHER, SCORE)).interpretation()
+    assert mask.presence is not None
+    score = replace(bundle.manifest, outputs=(OTHER, SCORE), presence=None).interpretation()
     assert (score.mask, score.classes, score.threshold) == (None, SCORE, 0.37)
 
 
 def test_a_network_of_other_outputs_is_a_bundle_that_cannot_predict(bundle: Bundle) -> None:
-    manifest = replace(bundle.manifest, outputs=(OTHER,), labels=(), operating_point=None)
+    manifest = replace(bundle.manifest, outputs=(OTHER,), labels=(), operating_point=None, presence=None)
     write_manifest(bundle.path, manifest)
     assert not Bundle.open(bundle.path).manifest.predicts
     with pytest.raises(BundleError, match=r"EMT-Net: edgekit predict needs to know .*--mask-output or --class-output"):
@@ -559,8 +608,10 @@ def test_a_network_of_other_outputs_is_a_bundle_that_cannot_predict(bundle: Bund
 
 
 def test_the_built_in_bundle_is_emt_net(bundle: Bundle) -> None:
-    manifest = Bundle.open(BUILTIN).manifest
-    assert manifest.interpretation() == emtnet_interpretation(manifest.interpretation().threshold or 0.0)
+    manifest = Bundle.open(BUILTIN["emtnet"]).manifest
+    assert manifest.operating_point is not None
+    wanted = emtnet_interpretation(manifest.network, manifest.operating_point, manifest.presence)
+    assert manifest.interpretation() == wanted
     assert (manifest.input.channels, manifest.input.offset, manifest.input.scale) == (1, (128.0,), (128.0,))
     counted = {(a.engine, a.precision): a.int8_convolutions for a in manifest.artifacts}
     assert counted == {("onnx", "int8"): None, ("openvino", "int8"): None, ("litert", "int8"): (43, 45)}

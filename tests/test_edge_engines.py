@@ -89,6 +89,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
             outputs=OUTPUTS,
             labels=("benign", "malignant"),
             operating_point=OperatingPoint(0.9, "malignant", "nothing"),
+            presence=None,
             weight_range="full",
             artifacts=tuple(
                 Artifact(engine, "fp32", (describe_file(folder, folder / f"tiny{suffix}"),))

@@ -27,8 +27,9 @@ def prediction(lesion: bool = True) -> Prediction:
         np.zeros((4, 4), np.float32),
         {"benign": 0.75, "malignant": 0.25},
         "malignant",
-        "benign" if lesion else "normal",
+        "benign" if lesion else "no lesion",
         Timing(1.5, 20.0, 2),
+        presence=0.875 if lesion else 0.125,
     )
 
 
@@ -112,6 +113,7 @@ def test_a_record_survives_json() -> None:
     assert json.loads(json.dumps(record)) == {
         "image": "frames/a.png",
         "decision": "benign",
+        "presence": 0.875,
         "malignancy": 0.25,
         "probabilities": {"benign": 0.75, "malignant": 0.25},
         "lesion_area_px": 100,
@@ -120,16 +122,19 @@ def test_a_record_survives_json() -> None:
     }
 
 
-def test_a_frame_without_lesion_has_no_box() -> None:
-    record = json.loads(json.dumps(prediction_record(Path("a.png"), prediction(lesion=False))))
-    assert record["lesion_area_px"] == 0
-    assert record["lesion_box_px"] is None
-    assert record["decision"] == "normal"
+@pytest.mark.parametrize("level", [127, 255])
+def test_a_frame_without_lesion_has_neither_a_box_nor_a_class(level: int) -> None:
+    found = replace(prediction(lesion=False), mask_level=np.full((60, 80), level, np.uint8))
+    record = json.loads(json.dumps(prediction_record(Path("a.png"), found)))
+    assert (record["decision"], record["presence"]) == ("no lesion", 0.125)
+    assert (record["lesion_area_px"], record["lesion_box_px"]) == (0, None)
+    assert (record["malignancy"], record["probabilities"]) == (None, {"benign": None, "malignant": None})
 
 
 def test_what_a_network_has_no_output_for_is_null() -> None:
-    mask_only = replace(prediction(), probabilities={}, positive=None, decision="lesion")
+    mask_only = replace(prediction(), probabilities={}, positive=None, decision="lesion", presence=None)
     record = json.loads(json.dumps(prediction_record(Path("a.png"), mask_only)))
+    assert record["presence"] is None
     assert (record["malignancy"], record["probabilities"], record["lesion_area_px"]) == (None, {}, 100)
     class_only = replace(prediction(), mask_level=None, mask_probability=None)
     record = json.loads(json.dumps(prediction_record(Path("a.png"), class_only)))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from edge.bundle import Activation, OutputSpec
 from edge.errors import EngineError
 from edge.interpretation import Interpretation, Outputs
+from edge.presence import Presence, presence_logit
 
 LABELS = ("normal", "benign", "malignant")
+PRESENCE = Presence(2.0, 0.5, 0.4, "nothing")
 
 
 def of(
@@ -104,7 +106,7 @@ def test_one_value_is_that_of_the_second_label(positive: str) -> None:
     how = of(classes=class_spec(1, "none"), labels=("benign", "malignant"), positive=positive)
     found = how.label_probabilities(given_scores(0.75))
     assert found == {"benign": 0.25, "malignant": 0.75}
-    assert how.decide(found, lesion=True) == "malignant"
+    assert how.decide(found, presence=None, outlined=False) == "malignant"
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=3, max_size=3))
@@ -142,15 +144,73 @@ def test_a_call_among_many_labels_does_not_ask_the_mask(
 ) -> None:
     mask = mask_spec(1, "sigmoid") if with_mask else None
     how = of(mask=mask, classes=class_spec(3, "sigmoid"), labels=LABELS)
-    for lesion in (True, False):
-        assert how.decide(dict(zip(LABELS, probabilities, strict=True)), lesion=lesion) == decision
+    if mask is not None:
+        how = replace(how, presence=PRESENCE)
+    for outlined in (True, False):
+        for presence in (None, 0.0, 1.0):
+            found = how.decide(dict(zip(LABELS, probabilities, strict=True)), presence=presence, outlined=outlined)
+            assert found == decision
 
 
-def test_two_values_are_two_labels_and_ask_the_mask() -> None:
+@pytest.mark.parametrize("solid", [0.3, 0.7])
+@pytest.mark.parametrize("outlined", [True, False])
+def test_two_values_are_two_labels_that_ask_the_mask_first(solid: float, outlined: bool) -> None:
+    """No lesion has no class, however sure the class is."""
     how = of(mask=mask_spec(1, "sigmoid"), classes=class_spec(2, "softmax"), labels=("cyst", "solid"), positive="solid")
-    assert how.decide({"cyst": 0.7, "solid": 0.3}, lesion=True) == "cyst"
-    assert how.decide({"cyst": 0.7, "solid": 0.3}, lesion=False) == "normal"
-    assert how.decide({"cyst": 0.3, "solid": 0.7}, lesion=False) == "solid"
+    wanted = "no lesion" if not outlined else "solid" if solid == 0.7 else "cyst"
+    assert how.decide({"cyst": 1 - solid, "solid": solid}, presence=None, outlined=outlined) == wanted
+
+
+@pytest.mark.parametrize(
+    ("presence", "lesion"), [(0.39, False), (float(np.nextafter(0.4, 0)), False), (0.4, True), (0.9, True)]
+)
+@pytest.mark.parametrize("outlined", [True, False])
+def test_presence_decides_in_the_place_of_the_outline(presence: float, lesion: bool, outlined: bool) -> None:
+    how = of(mask=mask_spec(1, "sigmoid"), classes=class_spec(1, "sigmoid"), labels=("benign", "malignant"))
+    how = replace(how, presence=PRESENCE)
+    for malignancy, answer in ((0.9, "malignant"), (0.1, "benign")):
+        probabilities = {"benign": 1 - malignancy, "malignant": malignancy}
+        found = how.decide(probabilities, presence=presence, outlined=outlined)
+        assert found == (answer if lesion else "no lesion")
+    alone = replace(of(mask=mask_spec(1, "sigmoid")), presence=PRESENCE)
+    assert alone.decide({}, presence=presence, outlined=outlined) == ("lesion" if lesion else "no lesion")
+
+
+def test_a_network_without_a_mask_always_calls_a_label() -> None:
+    how = of(classes=class_spec(1, "sigmoid"), labels=("benign", "malignant"))
+    assert how.decide({"benign": 0.9, "malignant": 0.1}, presence=None, outlined=False) == "benign"
+
+
+def test_presence_is_read_from_the_mask() -> None:
+    how = replace(of(mask=mask_spec(2, "softmax")), presence=PRESENCE)
+    mask = how.lesion_probability(given_mask(0.0, 1.0))
+    assert mask is not None
+    assert how.lesion_presence(mask) == pytest.approx(1 / (1 + np.exp(-(2.0 * presence_logit(mask) + 0.5))))
+    assert how.lesion_presence(mask) == pytest.approx(1 / (1 + np.exp(-2.5)), abs=1e-6)
+    assert replace(how, presence=None).lesion_presence(mask) is None
+
+
+# Temperature
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores", "expected"),
+    [
+        ("sigmoid", (0.0, 2.0, -1.0), 1 / (1 + np.exp(-np.array([0.0, 1.0, -0.5])))),
+        ("softmax", (0.0, 2.0, 4.0), np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum()),
+    ],
+)
+def test_class_logits_are_divided_by_the_temperature(
+    activation: Activation, scores: tuple[float, ...], expected: Any
+) -> None:
+    how = replace(of(classes=class_spec(3, activation), labels=LABELS), temperature=2.0)
+    assert list(how.label_probabilities(given_scores(*scores)).values()) == pytest.approx(list(expected), abs=1e-6)
+
+
+def test_mask_logits_are_not_divided_by_it() -> None:
+    how = of(mask=mask_spec(1, "sigmoid"), classes=class_spec(3, "softmax"), labels=LABELS)
+    one, other = (item.lesion_probability(given_mask(2.0)) for item in (how, replace(how, temperature=2.0)))
+    np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 # Refusals
@@ -196,3 +256,9 @@ def test_a_reading_of_nothing_is_a_mistake() -> None:
         of()
     with pytest.raises(ValueError, match="operating point needs a class output"):
         replace(of(mask=mask_spec(1, "sigmoid")), threshold=0.5)
+    with pytest.raises(ValueError, match="presence needs a mask output"):
+        replace(of(classes=class_spec(3, "softmax"), labels=LABELS), presence=PRESENCE)
+    for without_logits in (of(classes=class_spec(3, "none"), labels=LABELS), of(mask=mask_spec(1, "sigmoid"))):
+        assert replace(without_logits, temperature=1.0) == without_logits
+        with pytest.raises(ValueError, match=r"temperature of 1.5 needs a class output of logits"):
+            replace(without_logits, temperature=1.5)

@@ -16,6 +16,7 @@ from edge.predictor import Prediction, Timing
 
 Mask = NDArray[np.bool_]
 COLOURS = {"benign": OTHER_COLOUR, "malignant": POSITIVE_COLOUR, "normal": NORMAL_COLOUR}
+NO_LESION = "no lesion"
 
 
 def frame(height: int = 120, width: int = 400) -> GreyImage:
@@ -32,10 +33,11 @@ def prediction(mask: Mask, decision: str = "malignant", malignancy: float = 0.87
     return Prediction(
         mask.astype(np.uint8) * 255,
         np.zeros((4, 4), np.float32),
-        {"benign": 1 - malignancy, "malignant": malignancy},
+        {"benign": 1 - malignancy, "malignant": malignancy} | ({"normal": 0.0} if decision == "normal" else {}),
         "malignant",
         decision,
         Timing(1.0, 2.0, 3.0),
+        threshold=0.42,
     )
 
 
@@ -68,8 +70,9 @@ def test_the_decisions_have_colours_of_their_own() -> None:
         ("carcinoma", "carcinoma", POSITIVE_COLOUR),
         ("carcinoma", "cyst", OTHER_COLOUR),
         ("carcinoma", "normal", NORMAL_COLOUR),
+        ("carcinoma", NO_LESION, NORMAL_COLOUR),
         (None, "lesion", OTHER_COLOUR),
-        (None, "normal", NORMAL_COLOUR),
+        (None, NO_LESION, NORMAL_COLOUR),
     ],
 )
 def test_any_networks_decision_has_a_colour(positive: str | None, decision: str, colour: tuple[int, int, int]) -> None:
@@ -96,8 +99,9 @@ def test_the_frame_stays_itself_away_from_the_outline(
 
 
 def test_a_frame_without_lesion_is_untouched() -> None:
+    """Whatever pixels the mask has: no lesion has no outline."""
     pixels = frame()
-    picture = draw_overlay(pixels, prediction(block(rows=slice(0, 0)), "normal"))
+    picture = draw_overlay(pixels, prediction(block(), NO_LESION))
     assert np.array_equal(picture[:120], np.repeat(pixels[:, :, None], 3, axis=2))
     assert np.array_equal(pixels, frame())
 
@@ -136,23 +140,33 @@ def captions(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> str:
 
 def test_the_caption_says_what_was_found_and_what_this_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     lesion = captions(monkeypatch, frame(), prediction(block(), "benign", 0.126))
-    assert "benign" in lesion
-    assert "0.13" in lesion
-    assert "Research use only" in lesion
-    assert "not a medical device" in lesion
-    assert "no lesion" not in lesion
-    assert "no lesion" in captions(monkeypatch, frame(), prediction(block(rows=slice(0, 0)), "normal"))
+    assert lesion == "benign  p(malignant) 0.13 (call at 0.42) | Research use only - not a medical device"
+    sure = replace(prediction(block(), "malignant", 0.81), presence=0.974)
+    assert "malignant  p(malignant) 0.81 (call at 0.42)  p(lesion) 0.97 |" in captions(monkeypatch, frame(), sure)
+    empty = replace(prediction(block(rows=slice(0, 0)), "malignant", 0.81), presence=0.6)
+    assert "p(lesion) 0.60  no outline |" in captions(monkeypatch, frame(), empty)
+
+
+def test_a_frame_without_lesion_has_no_class_in_its_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = prediction(block(), NO_LESION, 0.9)
+    assert captions(monkeypatch, frame(), none).startswith("no lesion | Research")
+    calibrated = captions(monkeypatch, frame(), replace(none, presence=0.12))
+    assert calibrated.startswith("no lesion  p(lesion) 0.12 | Research")
+    normal = captions(monkeypatch, frame(), prediction(block(rows=slice(0, 0)), "normal", 0.1))
+    assert normal.startswith("normal  p(malignant) 0.10 (call at 0.42)  no outline | Research")
 
 
 def test_the_caption_says_only_what_the_network_does(monkeypatch: pytest.MonkeyPatch) -> None:
     mask_only = replace(prediction(block(), "lesion"), probabilities={}, positive=None)
     assert captions(monkeypatch, frame(), mask_only).startswith("lesion | Research")
     class_only = replace(prediction(block(), "malignant", 0.7), mask_level=None, mask_probability=None)
-    assert captions(monkeypatch, frame(), class_only).startswith("malignant  p(malignant) 0.70 | Research")
+    assert captions(monkeypatch, frame(), class_only).startswith(
+        "malignant  p(malignant) 0.70 (call at 0.42) | Research"
+    )
     assert np.array_equal(draw_overlay(frame(), class_only)[:120], np.repeat(frame()[:, :, None], 3, axis=2))
 
 
-@pytest.mark.parametrize("decision", ["benign", "malignant", "normal", "invasive ductal carcinoma, not specified"])
+@pytest.mark.parametrize("decision", ["benign", "malignant", NO_LESION, "invasive ductal carcinoma, not specified"])
 def test_the_caption_fits_below_the_narrowest_frame(decision: str) -> None:
     picture = draw_overlay(np.zeros((16, 16), np.uint8), prediction(np.zeros((16, 16), np.bool_), decision))
     rows, columns = (np.flatnonzero(picture[16:].any(axis=axes)) for axes in ((1, 2), (0, 2)))

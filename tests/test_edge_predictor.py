@@ -17,6 +17,7 @@ from edge.frame import GreyImage
 from edge.interpretation import Interpretation
 from edge.predictor import Prediction, Predictor
 from edge.preprocess import Resize, preprocess, sigmoid
+from edge.presence import Presence, presence_logit
 
 SIZE = (48, 64)
 INTERPRETATION = Interpretation(
@@ -140,34 +141,37 @@ def test_malignancy_is_the_logits_probability(logit: float) -> None:
         (0.0, float(np.nextafter(0.5, 0)), True, "malignant"),
         (-2.0, 0.1, True, "malignant"),
         (2.0, 0.9, True, "benign"),
-        (-9.0, 0.5, False, "normal"),
-        (2.0, 0.9, False, "normal"),
-        (9.0, 0.5, False, "malignant"),  # no outline is no reason to call a malignancy normal
-        (0.0, 0.5, False, "malignant"),
+        (-9.0, 0.5, False, "no lesion"),
+        (2.0, 0.9, False, "no lesion"),
+        (9.0, 0.5, False, "no lesion"),  # a class is that of a lesion
+        (0.0, 0.5, False, "no lesion"),
     ],
 )
 def test_decision(logit: float, threshold: float, lesion: bool, decision: str) -> None:
     prediction = predict(FakeEngine(logit), threshold=threshold, lesion=lesion)
     assert mask_of(prediction).any() == lesion
     assert prediction.decision == decision
+    assert prediction.classified == (decision != "no lesion")
+    assert (prediction.presence, prediction.threshold) == (None, threshold)
 
 
 @pytest.mark.parametrize("lesion", [True, False])
-def test_a_network_without_classes_says_lesion_or_normal(lesion: bool) -> None:
+def test_a_network_without_classes_says_lesion_or_none(lesion: bool) -> None:
     prediction = Predictor(FakeEngine(9.0), MASK_ONLY).predict(frame_with_lesion(lesion))
-    assert prediction.decision == ("lesion" if lesion else "normal")
+    assert prediction.decision == ("lesion" if lesion else "no lesion")
+    assert not prediction.classified
     assert (prediction.malignancy, prediction.positive, prediction.probabilities) == (None, None, {})
     assert mask_of(prediction).any() == lesion
 
 
 @pytest.mark.parametrize(("logit", "decision"), [(9.0, "malignant"), (-9.0, "benign")])
-def test_a_network_without_a_mask_never_says_normal(logit: float, decision: str) -> None:
+def test_a_network_without_a_mask_never_says_no_lesion(logit: float, decision: str) -> None:
     prediction = Predictor(FakeEngine(logit), CLASS_ONLY).predict(frame_with_lesion(False))
     assert prediction.decision == decision
     assert (prediction.mask, prediction.mask_level, prediction.mask_probability) == (None, None, None)
 
 
-@pytest.mark.parametrize(("mask_logit", "level", "decision"), [(0.0, 128, "benign"), (-0.01, 127, "normal")])
+@pytest.mark.parametrize(("mask_logit", "level", "decision"), [(0.0, 128, "benign"), (-0.01, 127, "no lesion")])
 def test_lesion_begins_at_even_odds(mask_logit: float, level: int, decision: str) -> None:
     prediction = predict(FixedEngine(mask_logit, -5.0))
     assert np.all(prediction.mask_level == level)
@@ -184,8 +188,50 @@ def test_a_network_that_answers_nan_is_an_error_and_never_a_normal_frame(mask: f
 def test_infinite_logits_are_certain_ones() -> None:
     prediction = predict(FixedEngine(-np.inf, np.inf))
     assert prediction.malignancy == 1.0
+    assert prediction.decision == "no lesion"
+    assert not mask_of(prediction).any()
+
+
+# Presence
+
+LOGIT = presence_logit(np.full(SIZE, sigmoid(np.array([2.0], np.float32))[0], np.float32))
+
+
+@pytest.mark.parametrize(("threshold", "decision"), [(0.7, "malignant"), (0.9, "no lesion")])
+def test_where_presence_finds_no_lesion_the_mask_is_empty_and_nothing_else(threshold: float, decision: str) -> None:
+    presence = Presence(0.5, 0.2, threshold, "nothing")
+    prediction = Predictor(FixedEngine(2.0, 5.0), replace(INTERPRETATION, presence=presence)).predict(
+        frame_with_lesion()
+    )
+    assert prediction.presence == pytest.approx(1 / (1 + np.exp(-(0.5 * LOGIT + 0.2))))
+    assert prediction.presence == pytest.approx(0.769, abs=0.001)
+    assert prediction.decision == decision
+    assert prediction.classified == (decision == "malignant")
+    assert mask_of(prediction).shape == (120, 200)
+    assert mask_of(prediction).dtype == np.bool_
+    assert mask_of(prediction).all() == mask_of(prediction).any() == (decision == "malignant")
+    assert prediction.mask_level is not None
+    assert prediction.mask_probability is not None
+    assert prediction.mask_level.min() > 200
+    assert prediction.mask_probability.min() > 0.85
+    assert prediction.malignancy == pytest.approx(1 / (1 + np.exp(-5.0)))
+
+
+def test_presence_can_find_a_lesion_that_has_no_outline() -> None:
+    presence = Presence(1.0, 0.0, 0.2, "nothing")
+    prediction = Predictor(FixedEngine(-1.0, 5.0), replace(INTERPRETATION, presence=presence)).predict(
+        frame_with_lesion()
+    )
     assert prediction.decision == "malignant"
     assert not mask_of(prediction).any()
+
+
+def test_the_temperature_reaches_the_probability_and_the_call() -> None:
+    hot = replace(INTERPRETATION, temperature=4.0, threshold=0.6)
+    prediction = Predictor(FakeEngine(1.0), hot).predict(frame_with_lesion())
+    assert prediction.malignancy == pytest.approx(1 / (1 + np.exp(-0.25)))
+    assert prediction.decision == "benign"
+    assert predict(FakeEngine(1.0), threshold=0.6).decision == "malignant"
 
 
 def test_stages_are_timed_by_the_clock() -> None:
@@ -212,3 +258,15 @@ def test_an_engine_error_reaches_the_caller_and_the_engine_is_closed() -> None:
     ):
         predictor.predict(frame_with_lesion())
     assert engine.closed == 1
+
+
+def test_reading_presence_is_part_of_postprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+
+    def slow(self: Interpretation, mask: NDArray[np.float32]) -> float:
+        now[0] += 7_000_000
+        return 0.5
+
+    monkeypatch.setattr(Interpretation, "lesion_presence", slow)
+    timing = Predictor(FakeEngine(), INTERPRETATION, clock=lambda: now[0]).predict(frame_with_lesion()).timing
+    assert (timing.preprocess_ms, timing.infer_ms, timing.postprocess_ms) == (0.0, 0.0, 7.0)

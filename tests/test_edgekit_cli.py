@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from edge.bundle import BUILTIN, Bundle, OutputSpec, describe_file, write_manifest
 from edge.phantom import phantom_case
+from edge.presence import Presence
 from edgekit.cli import main
 from emtnet.weights import SHIPPED
 from quantize.tflite.lower import to_tflite
@@ -101,7 +102,7 @@ def test_checkpoint_and_fp32_bundle_say_the_same(
     bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
 ) -> None:
     files = tmp_path / "checkpoint.json", tmp_path / "bundle.json"
-    assert edgekit("evaluate", SHIPPED, "--data", small_dataset, "--json", files[0])[0] == 0
+    assert edgekit("evaluate", SHIPPED["emtnet"], "--data", small_dataset, "--json", files[0])[0] == 0
     assert (
         edgekit(
             "evaluate",
@@ -195,7 +196,7 @@ def test_bench_json_has_the_fixed_fields(bundle: Path, edgekit: Run, tmp_path: P
 def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in bundle: what a Pi without torch runs right after installation."""
     monkeypatch.chdir(tmp_path)
-    assert not Bundle.open(BUILTIN).manifest.phantom_calibrated
+    assert not Bundle.open(BUILTIN["emtnet"]).manifest.phantom_calibrated
     assert edgekit("bench", "--rounds", 1)[0] == 0
     import cv2
 
@@ -204,9 +205,9 @@ def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypa
     assert code == 0, err
     record = json.loads(Path("out/predictions.json").read_text())
     (found,) = record["predictions"]
-    assert found["decision"] in ("benign", "malignant", "normal")
+    assert found["decision"] in ("benign", "malignant")
     assert found["malignancy"] == found["probabilities"]["malignant"] == 1 - found["probabilities"]["benign"]
-    assert record["positive"] == "malignant"
+    assert (record["positive"], record["presence_threshold"]) == ("malignant", None)
     assert cv2.imread("out/frame_overlay.png") is not None
     assert "frame.png" in out
 
@@ -215,7 +216,7 @@ def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypa
     ("outputs", "decisions", "absent"),
     [
         ((MASK, CLASSES, FEATURES), {"normal", "benign", "malignant"}, set()),
-        ((MASK,), {"lesion", "normal"}, {"malignancy"}),
+        ((MASK,), {"lesion", "no lesion"}, {"malignancy"}),
         ((CLASSES, FEATURES), {"normal", "benign", "malignant"}, {"lesion_area_px", "lesion_box_px"}),
     ],
 )
@@ -238,7 +239,9 @@ def test_networks_of_any_outputs_go_through_every_command(
         assert found["decision"] in decisions
         assert all(found[name] is None for name in absent)
         assert set(found["probabilities"]) == (set() if "malignancy" in absent else set(LABELS))
-    assert ("–" in out) == bool(absent)
+    assert "–" in out
+    assert record["presence_threshold"] is None
+    assert all(found["presence"] is None for found in record["predictions"])
     assert (record["threshold"] is None) == ("malignancy" in absent)
     code, out, err = edgekit("evaluate", foreign, "--data", small_dataset, "--json", tmp_path / "evaluate.json")
     assert code == 0, err
@@ -249,6 +252,38 @@ def test_networks_of_any_outputs_go_through_every_command(
     recorded = Bundle.open(foreign).manifest.drift
     assert recorded is not None
     assert recorded["artifacts"][1]["engine_agreement"]["outputs"].keys() == {output.name for output in outputs}
+
+
+@pytest.mark.parametrize(("precision", "threshold"), [("fp32", 0.4), ("int8", 0.6)])
+def test_predict_answers_at_the_threshold_of_the_precision_that_runs(
+    precision: str, threshold: float, edgekit: Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    """Presence is 0.5 of every frame, so all of FP32 are lesions and none of INT8 is."""
+    presence = Presence(1e-6, 0.0, 0.4, "nothing", 0.6)
+    foreign = write_bundle(tmp_path / "foreign", MASK, presence=presence).path
+    folder = tmp_path / "out"
+    code, out, err = edgekit(
+        "predict", small_dataset / "images", "--bundle", foreign, "--precision", precision, "-o", folder
+    )
+    assert code == 0, err
+    assert "p(lesion)" in out
+    assert "0.500" in out
+    record = json.loads((folder / "predictions.json").read_text())
+    assert record["presence_threshold"] == threshold
+    for found in record["predictions"]:
+        assert found["decision"] == ("lesion" if precision == "fp32" else "no lesion")
+        assert found["presence"] == pytest.approx(0.5, abs=1e-4)
+        assert (found["lesion_area_px"] > 0) == (precision == "fp32")
+
+
+@pytest.mark.parametrize(("precision", "threshold"), [("fp32", 0.3), ("int8", 0.7)])
+def test_evaluate_answers_at_the_threshold_of_the_precision_that_runs(
+    precision: str, threshold: float, edgekit: Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    foreign = write_bundle(tmp_path / "foreign", CLASSES, threshold=0.3, int8_threshold=0.7).path
+    code, out, err = edgekit("evaluate", foreign, "--data", small_dataset, "--precision", precision)
+    assert code == 0, err
+    assert f"at threshold {threshold:.3f}" in out
 
 
 def test_a_network_nobody_explained_has_drift_but_no_predictions(
@@ -271,7 +306,7 @@ def test_a_network_nobody_explained_has_drift_but_no_predictions(
 
 
 def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Run, shared: Path) -> None:
-    arguments = ("evaluate", SHIPPED, "--data", shared / "data" / "busi", "--folds", "4")
+    arguments = ("evaluate", SHIPPED["emtnet"], "--data", shared / "data" / "busi", "--folds", "4")
     code, _, err = edgekit(*arguments)
     assert code == 1
     assert "tuned on" in one_line(err)
@@ -283,7 +318,7 @@ def test_a_device_that_is_not_there_is_said_clearly(edgekit: Run, device: str) -
 
     if device.upper() in {name.split(".")[0] for name in devices()}:
         pytest.skip(f"this machine has an OpenVINO {device}")
-    code, _, err = edgekit("bench", BUILTIN, "--device", device, "--rounds", 1)
+    code, _, err = edgekit("bench", BUILTIN["emtnet"], "--device", device, "--rounds", 1)
     assert code == 1
     assert device.upper() in one_line(err)
 
@@ -292,7 +327,7 @@ def _nan_checkpoint(folder: Path) -> Path:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    with safe_open(SHIPPED, framework="pt") as file:
+    with safe_open(SHIPPED["emtnet"], framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     tensors["mask_head.weight"][:] = float("nan")
@@ -311,7 +346,7 @@ def _other_network(folder: Path) -> Path:
 def _flipped(folder: Path) -> Path:
     import shutil
 
-    copy = shutil.copytree(BUILTIN, folder / "flipped")
+    copy = shutil.copytree(BUILTIN["emtnet"], folder / "flipped")
     for file in copy.glob("int8.*"):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
@@ -348,17 +383,17 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], tuple[object, ...]], str]] = {
     "one pixel": (lambda f: ("predict", _one_pixel(f)), "too small"),
     "missing image": (lambda f: ("predict", f / "gone.png"), "no such file"),
     "empty folder": (lambda f: ("predict", _empty_folder(f)), "no images"),
-    "empty data set": (lambda f: ("evaluate", BUILTIN, "--data", _empty_folder(f)), "no images"),
+    "empty data set": (lambda f: ("evaluate", BUILTIN["emtnet"], "--data", _empty_folder(f)), "no images"),
     "NaN": (lambda f: ("export", _nan_checkpoint(f), "-o", f / "b"), "NaN"),
     "another network": (lambda f: ("export", _other_network(f), "-o", f / "b"), "not written by edgekit"),
     "no checkpoint": (lambda f: ("export", f / "gone.safetensors", "-o", f / "b"), "gone.safetensors"),
     "flipped byte": (lambda f: ("bench", _flipped(f), "--rounds", 1), "not the file its manifest describes"),
     "no bundle": (lambda f: ("bench", _empty_folder(f)), "not a bundle"),
     "bundle over foreign folder": (lambda f: ("export", "-o", _text_file(f).parent), "not a bundle"),
-    "bad folds": (lambda f: ("evaluate", BUILTIN, "--data", _empty_folder(f), "--folds", "x"), "--folds"),
-    "no FP32 to compare with": (lambda f: ("drift", BUILTIN, "--data", _frame(f).parent), "no FP32 ONNX"),
+    "bad folds": (lambda f: ("evaluate", BUILTIN["emtnet"], "--data", _empty_folder(f), "--folds", "x"), "--folds"),
+    "no FP32 to compare with": (lambda f: ("drift", BUILTIN["emtnet"], "--data", _frame(f).parent), "no FP32 ONNX"),
     "engine on another device": (
-        lambda f: ("bench", BUILTIN, "--engine", "litert", "--device", "gpu"),
+        lambda f: ("bench", BUILTIN["emtnet"], "--engine", "litert", "--device", "gpu"),
         "no artifact to time",
     ),
 }
@@ -413,7 +448,7 @@ def test_drift_with_nothing_to_compare_does_not_pass(
 def test_a_report_never_replaces_a_link_or_a_device(edgekit: Run, tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    arguments = ("bench", BUILTIN, "--engine", "litert", "--rounds", 1, "--json")
+    arguments = ("bench", BUILTIN["emtnet"], "--engine", "litert", "--rounds", 1, "--json")
     assert edgekit(*arguments, tmp_path / "link.json")[0] == 0
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["results"]

@@ -52,6 +52,15 @@ def loaded(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> EmtNet
     return network
 
 
+@pytest.fixture(scope="module")
+def loaded_sibling(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> EmtNet:
+    path = tmp_path_factory.mktemp("imagenet") / "mobilenet.npz"
+    np.savez(path, **weights)  # type: ignore[arg-type]
+    network = EmtNet("emtnet-s").eval()
+    load_imagenet_encoder(network, path)
+    return network
+
+
 def original_norm(x: Tensor, weights: Weights, scope: str) -> Tensor:
     gamma, beta, mean, variance = (
         torch.from_numpy(weights[f"MobilenetV1/{scope}/BatchNorm/{name}"])[:, None, None]
@@ -84,6 +93,26 @@ def test_the_shift_between_both_scales_is_not_lost(loaded: EmtNet, weights: Weig
         unscaled = loaded.stem((grey / 127.5 - 1.0)[..., :, :])
     difference = (unscaled - original_stem(grey, weights))[..., :-1, :-1].abs().max()
     assert difference > 1e-3
+
+
+def test_the_siblings_stem_sees_the_original_on_the_frame_shrunk_by_two(
+    loaded_sibling: EmtNet, weights: Weights
+) -> None:
+    grey = torch.randint(0, 256, (2, 1, 64, 64), generator=torch.Generator().manual_seed(1)).float()
+    with torch.inference_mode():
+        ours = loaded_sibling.stem((grey - 128) / 128)
+    # Padded by one all around, its second output begins at pixel 3.
+    theirs = original_stem(F.avg_pool2d(grey[..., 3:63, 3:63], 2), weights)[..., :-1, :-1]
+    assert theirs.shape == (2, 32, 14, 14)
+    assert theirs.std() > 0.3
+    torch.testing.assert_close(ours[..., 1:15, 1:15], theirs, rtol=0, atol=1e-4)
+
+
+def test_the_siblings_blocks_are_the_first_eleven(loaded: EmtNet, loaded_sibling: EmtNet) -> None:
+    state = loaded.state_dict()
+    own = {name: tensor for name, tensor in loaded_sibling.state_dict().items() if name.startswith("blocks.")}
+    assert len({name.split(".")[1] for name in own}) == 11
+    assert all(torch.equal(tensor, state[name]) for name, tensor in own.items())
 
 
 @pytest.mark.parametrize("index", [2, 3, 13])

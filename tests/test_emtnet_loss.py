@@ -8,8 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
-from emtnet.loss import MultitaskLoss, balanced_cross_entropy, soft_dice
+from emtnet.loss import MultitaskLoss, Targets, balanced_cross_entropy, soft_dice
+from emtnet.network import Outputs
 
 LOGITS = st.floats(-1e4, 1e4, width=32)
 BALANCE = st.floats(0.01, 0.99)
@@ -48,7 +51,7 @@ def test_class_loss_by_hand() -> None:
 
 def test_half_is_the_plain_cross_entropy() -> None:
     logits, targets = torch.linspace(-4, 4, 9), (torch.arange(9) % 2).float()
-    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    plain = F.binary_cross_entropy_with_logits(logits, targets)
     torch.testing.assert_close(balanced_cross_entropy(logits, targets, balance=0.5), plain)
 
 
@@ -123,11 +126,29 @@ def test_soft_dice_weighs_images_alike_whatever_their_lesions_size() -> None:
     assert soft_dice(logits, targets).item() == pytest.approx((0.0 + 0.5) / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["class_weight", "mask_weight", "gate_weight"])
+def test_a_negative_weight_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        MultitaskLoss(**{name: -0.1})
+
+
+NO_GATE = torch.zeros(())
+
+
 def loss_of(loss: MultitaskLoss, malignancy: list[float], classes: list[float]) -> float:
     """Total loss where the mask is right, so that the class loss is left."""
     mask = torch.zeros(len(classes), 1, 8, 8)
     mask[:, :, 2:5] = 1.0
-    return loss(100.0 * (mask - 0.5), torch.tensor(malignancy)[:, None], mask, torch.tensor(classes)[:, None]).item()
+    outputs = Outputs(100.0 * (mask - 0.5), torch.tensor(malignancy)[:, None], NO_GATE)
+    return loss(outputs, Targets(mask, torch.tensor(classes)[:, None])).item()
+
+
+def leaf(*shape: int, value: float = 0.0) -> Tensor:
+    return torch.full(shape, value, requires_grad=True)
+
+
+def gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 def test_cases_without_a_lesion_have_no_class_loss() -> None:
@@ -137,29 +158,97 @@ def test_cases_without_a_lesion_have_no_class_loss() -> None:
 
 
 def test_a_batch_of_normals_teaches_the_mask_only() -> None:
-    mask_logits = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    malignancy = torch.tensor([[3.0], [-3.0]], requires_grad=True)
-    loss = MultitaskLoss()(mask_logits, malignancy, torch.zeros(2, 1, 8, 8), torch.full((2, 1), math.nan))
+    mask, malignancy = leaf(2, 1, 8, 8), leaf(2, 1, value=3.0)
+    targets = Targets(torch.zeros(2, 1, 8, 8), torch.full((2, 1), math.nan))
+    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert math.isfinite(loss.item())
-    assert mask_logits.grad is not None
-    assert (mask_logits.grad > 0).all()
-    assert malignancy.grad is None or not malignancy.grad.any()
+    assert (gradient(mask) > 0).all()
+    assert not gradient(malignancy).any()
+
+
+def test_an_image_without_a_drawn_mask_teaches_the_class_only() -> None:
+    mask, malignancy, gate = leaf(2, 1, 8, 8), leaf(2, 1), leaf(2, 1, 2, 2)
+    drawn = torch.ones(2, 1, 8, 8)
+    drawn[0] = math.nan
+    targets = Targets(drawn, torch.tensor([[1.0], [1.0]]))
+    loss = MultitaskLoss(gate_weight=1.0)(Outputs(mask, malignancy, gate), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(loss.item())
+    for tensor in (mask, gate):
+        assert not gradient(tensor)[0].any()
+        assert (gradient(tensor)[1] < 0).all()
+    assert (gradient(malignancy) < 0).all()
+
+
+def test_images_without_a_drawn_mask_do_not_thin_the_mask_loss() -> None:
+    drawn = torch.ones(3, 1, 8, 8)
+    drawn[1:] = math.nan
+    unknown = torch.full((3, 1), math.nan)
+    outputs = Outputs(torch.full((3, 1, 8, 8), 0.7), torch.zeros(3, 1), torch.full((3, 1, 2, 2), 0.3))
+    loss = MultitaskLoss(gate_weight=0.5)
+    alone = loss(Outputs(*(output[:1] for output in outputs)), Targets(drawn[:1], unknown[:1]))
+    assert loss(outputs, Targets(drawn, unknown)).item() == alone.item()
+
+
+@pytest.mark.parametrize("gate_weight", [0.0, 1.0])
+def test_a_batch_that_teaches_nothing_is_no_loss(gate_weight: float) -> None:
+    mask, malignancy, gate = leaf(2, 1, 8, 8), leaf(2, 1), leaf(2, 1, 2, 2)
+    targets = Targets(torch.full((2, 1, 8, 8), math.nan), torch.full((2, 1), math.nan))
+    loss = MultitaskLoss(gate_weight=gate_weight)(Outputs(mask, malignancy, gate), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0.0
+    assert not gradient(malignancy).any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "taught"),
+    [
+        (MultitaskLoss(class_weight=0.0), {"mask"}),
+        (MultitaskLoss(mask_weight=0.0), {"malignancy"}),
+        (MultitaskLoss(class_weight=0.0, mask_weight=0.0), set()),
+        (MultitaskLoss(class_weight=0.0, mask_weight=0.0, gate_weight=1.0), {"gate"}),
+        (MultitaskLoss(gate_weight=0.3), {"mask", "malignancy", "gate"}),
+    ],
+)
+def test_what_weighs_nothing_is_not_taught(loss: MultitaskLoss, taught: set[str]) -> None:
+    outputs = Outputs(leaf(1, 1, 8, 8), leaf(1, 1), leaf(1, 1, 2, 2))
+    total = loss(outputs, Targets(torch.ones(1, 1, 8, 8), torch.ones(1, 1)))
+    total.backward()  # type: ignore[no-untyped-call]
+    assert {name for name, tensor in outputs._asdict().items() if gradient(tensor).any()} == taught
+    assert (total.item() > 0.0) == bool(taught)
+
+
+def test_the_gate_learns_the_share_of_lesion_in_its_place() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., :4, :2] = 1.0  # half of the upper left quarter
+    gate = torch.tensor([[[[0.4, -3.0], [-2.0, 1.0]]]])
+    loss = MultitaskLoss(class_weight=0.0, mask_weight=0.0, gate_weight=0.3)
+    found = loss(Outputs(target, torch.zeros(1, 1), gate), Targets(target, torch.zeros(1, 1))).item()
+    shrunk = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]])
+    assert found == pytest.approx(0.3 * F.binary_cross_entropy_with_logits(gate, shrunk).item())
 
 
 def test_unknown_classes_leave_no_nan_in_the_gradient() -> None:
-    malignancy = torch.tensor([[3.0], [-3.0]], requires_grad=True)
+    malignancy = leaf(2, 1)
     mask = torch.zeros(2, 1, 8, 8)
-    loss = MultitaskLoss()(mask, malignancy, mask, torch.tensor([[0.0], [math.nan]]))
+    targets = Targets(mask, torch.tensor([[0.0], [math.nan]]))
+    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE), targets)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert malignancy.grad is not None
-    assert malignancy.grad[0, 0] > 0
-    assert malignancy.grad[1, 0] == 0
+    assert gradient(malignancy)[0, 0] > 0
+    assert gradient(malignancy)[1, 0] == 0
 
 
 def test_class_weight_scales_the_class_loss() -> None:
     single, triple = (loss_of(MultitaskLoss(class_weight=weight), [-1.0], [1.0]) for weight in (1.0, 3.0))
     assert triple == pytest.approx(3 * single, rel=1e-4)
+
+
+def test_the_balance_weighs_missed_against_alarmed() -> None:
+    missed, alarmed = ([-2.0], [1.0]), ([2.0], [0.0])
+    even = loss_of(MultitaskLoss(), *missed)
+    assert loss_of(MultitaskLoss(balance=0.75), *missed) == pytest.approx(1.5 * even, rel=1e-4)
+    assert loss_of(MultitaskLoss(balance=0.75), *alarmed) == pytest.approx(0.5 * even, rel=1e-4)
 
 
 def test_label_smoothing_punishes_certainty_and_nothing_else() -> None:
@@ -174,20 +263,23 @@ def test_label_smoothing_punishes_certainty_and_nothing_else() -> None:
 
 def test_half_precision_logits_lose_nothing_more_in_the_loss() -> None:
     generator = torch.Generator().manual_seed(0)
-    mask, malignancy = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((2, 1, 64, 64), (2, 1)))
+    shapes = ((2, 1, 64, 64), (2, 1), (2, 1, 8, 8))
+    outputs = Outputs(*(torch.randn(*shape, generator=generator).bfloat16() for shape in shapes))
     truth, classes = (torch.rand(2, 1, 64, 64, generator=generator) < 0.3).float(), torch.tensor([[1.0], [0.0]])
-    loss = MultitaskLoss(label_smoothing=0.1)
-    exact = loss(mask.double().float(), malignancy.double().float(), truth, classes)
-    assert loss(mask, malignancy, truth, classes).item() == exact.item()
+    loss = MultitaskLoss(gate_weight=0.3, label_smoothing=0.1)
+    exact = loss(Outputs(*(output.double().float() for output in outputs)), Targets(truth, classes))
+    assert loss(outputs, Targets(truth, classes)).item() == exact.item()
 
 
 def test_extreme_logits_and_half_precision_stay_finite() -> None:
     mask = torch.full((1, 1, 8, 8), 1e4, dtype=torch.bfloat16, requires_grad=True)
     malignancy = torch.tensor([[-1e4]], dtype=torch.bfloat16, requires_grad=True)
-    loss = MultitaskLoss()(mask, malignancy, torch.zeros(1, 1, 8, 8), torch.ones(1, 1))
+    gate = torch.full((1, 1, 2, 2), 1e4, dtype=torch.bfloat16, requires_grad=True)
+    targets = Targets(torch.zeros(1, 1, 8, 8), torch.ones(1, 1))
+    loss = MultitaskLoss(gate_weight=0.3)(Outputs(mask, malignancy, gate), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.dtype == torch.float32
     assert math.isfinite(loss.item())
-    for tensor in (mask, malignancy):
+    for tensor in (mask, malignancy, gate):
         assert tensor.grad is not None
         assert torch.isfinite(tensor.grad).all()

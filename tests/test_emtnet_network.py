@@ -1,4 +1,4 @@
-"""EMT-Net: shapes, size, names that checkpoints depend on, and the exported input."""
+"""EMT-Net and its sibling: shapes, cost, names that checkpoints depend on, and the exported input."""
 
 import hashlib
 
@@ -7,58 +7,141 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emtnet.network import INPUT_SIZE, MASK_STRIDE, EmtNet, ExportedEmtNet
+from emtnet.network import ARCHITECTURES, INPUT_SIZE, EmtNet, ExportedEmtNet, Outputs
 
-GOLDEN_STATE = "a8dc2b0569c8802b7d807d6b6b4a24c3a9d28aaf86db70ff20bad02529d6e4b3"
-GOLDEN_FIGURES = [449.3378, 42.6048, 4.1821, 26.374, 44.7557, 27.4878]
+GOLDEN_STATE = {
+    "emtnet": (277, "985863be8c4b31ad25b59ce3f87d57c0680b122cd79cb92eab4f96fc5f7b9746"),
+    "emtnet-s": (229, "ee9484f45f7db88b0a1e3d8f648801f8ae7429246a91334453b3c08eade12f22"),
+}
+GOLDEN_FIGURES = {
+    "emtnet": [1140.4473, 42.5699, 4.2469, 26.4651, 37.7301, 31.3168, 74.3458, 91.5626],
+    "emtnet-s": [1119.8009, 38.0672, 6.2219, 26.8047, 31.3733, 21.5444, 59.5338, 65.0098],
+}
 
 
-@pytest.fixture(scope="module")
-def network() -> EmtNet:
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def network(request: pytest.FixtureRequest) -> EmtNet:
+    """Random weights; the statistics of one batch keep its signal from fading away layer by layer."""
     torch.manual_seed(0)
-    return EmtNet().eval()
+    network = EmtNet(request.param)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(2, 1, 64, 64))
+    return network.eval()
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 224, 224), (3, 64, 96), (2, 32, 32)])
-def test_outputs_are_a_mask_at_half_resolution_and_one_logit(
-    network: EmtNet, count: int, height: int, width: int
-) -> None:
+def test_outputs_are_a_mask_one_logit_and_a_gate(network: EmtNet, count: int, height: int, width: int) -> None:
     with torch.inference_mode():
-        mask, malignancy = network(torch.zeros(count, 1, height, width))
-    assert mask.shape == (count, 1, height // MASK_STRIDE, width // MASK_STRIDE)
-    assert malignancy.shape == (count, 1)
-    assert mask.dtype == malignancy.dtype == torch.float32
-    assert (INPUT_SIZE, MASK_STRIDE) == (224, 2)
+        outputs = network(torch.zeros(count, 1, height, width))
+    stride = {"emtnet": 2, "emtnet-s": 4}[network.name]
+    assert network.architecture.mask_stride == stride
+    assert outputs.mask.shape == (count, 1, height // stride, width // stride)
+    assert outputs.malignancy.shape == (count, 1)
+    assert outputs.gate.shape == (count, 1, height // 16, width // 16)
+    assert {output.dtype for output in outputs} == {torch.float32}
+    assert INPUT_SIZE == 224
 
 
 def test_outputs_are_logits_of_each_image_by_itself(network: EmtNet) -> None:
     images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        masks, malignancies = network(images)
-        mask, malignancy = network(images[1:])
-    torch.testing.assert_close(masks[1:], mask, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(malignancies[1:], malignancy, rtol=1e-4, atol=1e-5)
+        together, alone = network(images), network(images[1:])
+    for both, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(both[1:], one, rtol=1e-4, atol=1e-5)
 
 
-def test_the_mask_lies_where_the_image_changed() -> None:
+def test_training_computes_what_inference_does(network: EmtNet) -> None:
+    """With a gradient the strided layers go another way (`emtnet.depthwise`)."""
+    image = torch.randn(1, 1, 96, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        inferred = network(image)
+    for one, other in zip(network(image), inferred, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_mask_lies_where_the_image_changed(name: str) -> None:
     """In an untrained network too: the skips carry position, half-pixel upsampling keeps it."""
     torch.manual_seed(0)
-    network = EmtNet().eval()
+    network = EmtNet(name).eval()
     image = torch.zeros(2, 1, 224, 224)
     image[1, 0, 40:44, 180:184] = 1.0
     with torch.inference_mode():
-        mask, _ = network(image)
+        mask = network(image).mask
     change = (mask[1, 0] - mask[0, 0]).abs()
     row, column = divmod(int(change.argmax()), change.shape[1])
-    assert abs(row - 21) <= 3
-    assert abs(column - 91) <= 3
+    stride = network.architecture.mask_stride
+    assert abs(row * stride - 42) <= 7
+    assert abs(column * stride - 182) <= 7
 
 
-def test_the_network_stays_small(network: EmtNet) -> None:
+def test_without_guidance_there_is_no_lesion_head_and_nothing_else_is_missing(network: EmtNet) -> None:
+    plain = EmtNet(network.name, guided=False).eval()
+    assert plain.lesion_head is None
+    own = {name for name in network.state_dict() if not name.startswith("lesion_head.")}
+    assert plain.state_dict().keys() == own
+    plain.load_state_dict({name: network.state_dict()[name] for name in own})
+    image = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        with_head, without = network(image), plain(image)
+    assert torch.equal(with_head.mask, without.mask)
+    assert (with_head.malignancy - without.malignancy).abs() > 1e-3
+    assert not without.gate.any()
+
+
+def test_the_gate_opens_the_lesion_head_where_it_sees_one(network: EmtNet) -> None:
+    head = network.lesion_head
+    assert head is not None
+    bias = head.gate.bias
+    assert bias is not None
+    x = torch.rand(1, network.architecture.decoder[-1], 4, 4, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        kept, gate = head(x)
+        own = bias.clone()
+        bias.fill_(-100.0)
+        shut, _ = head(x)
+        bias.copy_(own)
+    assert gate.shape == (1, 1, 4, 4)
+    assert kept.shape == (1, 1)
+    assert kept.item() != 0.0
+    assert shut.item() == 0.0
+
+
+def multiply_accumulates(network: EmtNet) -> int:
+    """Of every convolution and linear layer, counted while one image of the networks' own size goes through."""
+    counted = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal counted
+        assert isinstance(layer.weight, Tensor)
+        counted += output.numel() * layer.weight[0].numel()
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, INPUT_SIZE, INPUT_SIZE))
+    for hook in hooks:
+        hook.remove()
+    return counted
+
+
+def test_the_sibling_costs_at_most_a_quarter() -> None:
+    small, large = (multiply_accumulates(EmtNet(name).eval()) for name in ("emtnet-s", "emtnet"))
+    assert 0.6e9 < large < 0.75e9
+    assert small <= large / 4
+    assert small <= 0.21e9
+
+
+def test_the_network_stays_small() -> None:
+    network = EmtNet()
     encoder = sum(parameter.numel() for parameter in [*network.stem.parameters(), *network.blocks.parameters()])
     everything = sum(parameter.numel() for parameter in network.parameters())
     assert 3.1e6 < encoder < 3.3e6  # MobileNetV1 1.0 without its classifier: 3.2 million
     assert encoder < everything < 1.15 * encoder
+    assert sum(parameter.numel() for parameter in EmtNet("emtnet-s").parameters()) < 0.51 * everything
 
 
 def test_state_names_and_shapes_are_those_of_every_checkpoint_written_so_far(network: EmtNet) -> None:
@@ -67,32 +150,35 @@ def test_state_names_and_shapes_are_those_of_every_checkpoint_written_so_far(net
     names = list(state)
     assert names[:3] == ["stem.conv.weight", "stem.norm.weight", "stem.norm.bias"]
     assert names[6] == "blocks.0.depthwise.conv.weight"
-    assert names[-5:] == [
-        "decoder.3.refine.pointwise.norm.num_batches_tracked",
+    assert [name for name in names if "head." in name and "features" not in name] == [
         "mask_head.weight",
         "mask_head.bias",
         "class_head.weight",
         "class_head.bias",
+        "lesion_head.gate.weight",
+        "lesion_head.gate.bias",
+        "lesion_head.linear.weight",
     ]
     listing = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items())
-    assert len(names) == 262
-    assert hashlib.sha256(listing.encode()).hexdigest() == GOLDEN_STATE
+    assert (len(names), hashlib.sha256(listing.encode()).hexdigest()) == GOLDEN_STATE[network.name]
 
 
-def test_the_same_weights_compute_the_same_in_every_version() -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_same_weights_compute_the_same_in_every_version(name: str) -> None:
     """Golden: names alone do not notice another padding, upsampling, activation or skip of the same width."""
     rng = np.random.default_rng(0)
-    network = EmtNet().eval()
+    network = EmtNet(name).eval()
     with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if name.endswith("conv.weight"):
+        for key, tensor in network.state_dict().items():
+            if key.endswith("conv.weight"):
                 tensor.copy_(torch.from_numpy(rng.normal(0, (tensor[0].numel() / 2) ** -0.5, tensor.shape)))
             elif tensor.is_floating_point():
                 tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
         image = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 64, 64))).float()
-        mask, malignancy = network(image)
-    figures = [malignancy[0, 0], mask.mean(), mask.std(), mask[0, 0, 0, 0], mask[0, 0, 10, 25], mask[0, 0, 31, 31]]
-    assert [figure.item() for figure in figures] == pytest.approx(GOLDEN_FIGURES, rel=1e-3)
+        mask, malignancy, gate = network(image)
+    figures = [malignancy[0, 0], mask.mean(), mask.std(), mask[0, 0, 0, 0], mask[0, 0, 10, 5], mask[0, 0, -1, -1]]
+    figures += [gate.mean(), gate[0, 0, 1, 2]]
+    assert [figure.item() for figure in figures] == pytest.approx(GOLDEN_FIGURES[name], rel=1e-3)
 
 
 def test_dropout_and_batch_statistics_are_for_training_only() -> None:
@@ -112,8 +198,8 @@ def test_dropout_and_batch_statistics_are_for_training_only() -> None:
 class _Input(nn.Module):
     """Shows what the exported network feeds its inside."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def forward(self, x: Tensor) -> Outputs:
+        return Outputs(x, x, x)
 
 
 def test_the_exported_network_normalises_every_grey_level_exactly() -> None:
@@ -131,4 +217,6 @@ def test_the_exported_network_is_the_network(network: EmtNet) -> None:
     with torch.inference_mode():
         exported = ExportedEmtNet(network)(image)
         direct = network((image.float() - 128) / 128)
-    assert all(torch.equal(one, other) for one, other in zip(exported, direct, strict=True))
+    assert len(exported) == 2
+    assert torch.equal(exported[0], direct.mask)
+    assert torch.equal(exported[1], direct.malignancy)

@@ -10,14 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edge.bundle import OperatingPoint
 from edge.errors import DataError, SinkError
-from emtnet.network import EmtNet
-from emtnet.weights import NETWORK, SCHEMA, CheckpointInfo, load_checkpoint, save_checkpoint
+from edge.presence import Presence
+from emtnet.network import ARCHITECTURES, EmtNet
+from emtnet.weights import SCHEMA, SHIPPED, CheckpointInfo, as_saved, load_checkpoint, save_checkpoint
 
 INFO = CheckpointInfo(
     schema=SCHEMA,
-    network=NETWORK,
-    threshold=0.37,
+    network="emtnet",
+    guided=True,
+    operating_point=OperatingPoint(0.37, "malignant", "20 cases", 1.3, 0.4),
+    presence=Presence(1.1, -0.2, 0.6, "20 cases", 0.55),
     trained_on=("a" * 64, "b" * 64),
     tuned_on=("c" * 64,),
     data=("BUSI (Al-Dhabyani et al.)",),
@@ -29,8 +33,12 @@ INFO = CheckpointInfo(
 
 @pytest.fixture(scope="module")
 def network() -> EmtNet:
+    return any_network("emtnet")
+
+
+def any_network(name: str, *, guided: bool = True) -> EmtNet:
     torch.manual_seed(0)
-    network = EmtNet()
+    network = EmtNet(name, guided=guided)
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
             tensor.add_(torch.rand_like(tensor))
@@ -67,6 +75,39 @@ def test_weights_come_back_in_float16_precision_and_the_rest_exactly(checkpoint:
         read = loaded.state_dict()[name]
         assert read.dtype == tensor.dtype
         assert torch.equal(read, tensor.half().to(tensor.dtype) if tensor.is_floating_point() else tensor), name
+
+
+@pytest.mark.parametrize("presence", [INFO.presence, None])
+@pytest.mark.parametrize("guided", [True, False])
+def test_every_kind_of_network_and_info_comes_back(tmp_path: Path, guided: bool, presence: Presence | None) -> None:
+    path = tmp_path / "small.safetensors"
+    saved = any_network("emtnet-s", guided=guided)
+    told = replace(INFO, network="emtnet-s", guided=guided, presence=presence)
+    save_checkpoint(path, saved, told)
+    loaded, info = load_checkpoint(path)
+    assert info == told
+    assert loaded.name == "emtnet-s"
+    assert (loaded.lesion_head is not None) == guided
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_as_saved_is_what_the_file_gives(name: str, tmp_path: Path) -> None:
+    original = any_network(name).train()
+    before = {key: tensor.clone() for key, tensor in original.state_dict().items()}
+    rounded = as_saved(original)
+    save_checkpoint(tmp_path / "x.safetensors", original, replace(INFO, network=name))
+    read, _ = load_checkpoint(tmp_path / "x.safetensors")
+    assert not rounded.training
+    assert original.training
+    for key, tensor in rounded.state_dict().items():
+        assert torch.equal(tensor, read.state_dict()[key]), key
+        assert torch.equal(original.state_dict()[key], before[key]), key
+    assert not torch.equal(rounded.mask_head.weight, original.mask_head.weight)
+
+
+def test_every_frame_that_was_used_says_for_what() -> None:
+    both = replace(INFO, trained_on=("a", "b"), tuned_on=("b", "c"))
+    assert both.used_frames() == {"a": "trained on", "b": "trained on", "c": "tuned on"}
 
 
 def test_saving_leaves_the_network_in_full_precision(checkpoint: Path, network: EmtNet) -> None:
@@ -106,7 +147,23 @@ def test_an_unknown_tensor_is_refused(checkpoint: Path) -> None:
 
 def test_a_tensor_of_another_shape_is_refused(checkpoint: Path) -> None:
     alter(checkpoint, tensors=lambda tensors: tensors.update({"class_head.weight": torch.zeros(2, 1024)}))
-    with pytest.raises(DataError, match=r"class_head\.weight is \(2, 1024\), EMT-Net has \(1, 1024\)"):
+    with pytest.raises(DataError, match=r"class_head\.weight is \(2, 1024\), emtnet has \(1, 1024\)"):
+        load_checkpoint(checkpoint)
+
+
+def test_the_tensors_of_another_network_are_refused(tmp_path: Path, network: EmtNet) -> None:
+    """Whatever the metadata say."""
+    for name, guided in (("emtnet-s", True), ("emtnet", False)):
+        path = tmp_path / f"{name}-{guided}.safetensors"
+        save_checkpoint(path, network, replace(INFO, network=name, guided=guided))
+        with pytest.raises(DataError, match="not an EMT-Net checkpoint"):
+            load_checkpoint(path)
+
+
+def test_a_stem_of_another_network_is_refused(checkpoint: Path) -> None:
+    """Under the right names and in the right number, too."""
+    alter(checkpoint, tensors=lambda tensors: tensors.update({"stem.conv.weight": torch.zeros(32, 1, 6, 6)}))
+    with pytest.raises(DataError, match=r"stem\.conv\.weight is .*; it is a checkpoint of another network"):
         load_checkpoint(checkpoint)
 
 
@@ -116,34 +173,45 @@ def test_a_checkpoint_without_our_metadata_is_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"schema": SCHEMA + 1}, {"network": "unet"}, {"surprise": 1}],
-    ids=["newer schema", "another network", "unknown key"],
+    "change", [{"schema": SCHEMA + 1}, {"schema": 1}, {"surprise": 1}], ids=["newer schema", "older schema", "unknown"]
 )
-def test_metadata_of_another_kind_is_refused(checkpoint: Path, change: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="another network or edgekit"):
+def test_metadata_of_another_edgekit_are_refused(checkpoint: Path, change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=f"another edgekit; expected schema {SCHEMA}, train again"):
         load_checkpoint(alter(checkpoint, metadata={"edgekit": json.dumps(asdict(INFO) | change)}))
 
 
+def test_a_checkpoint_of_the_first_schema_is_refused(checkpoint: Path) -> None:
+    first = {
+        name: value for name, value in asdict(INFO).items() if name not in ("guided", "operating_point", "presence")
+    }
+    first |= {"schema": 1, "threshold": 0.37}
+    with pytest.raises(DataError, match=f"another edgekit; expected schema {SCHEMA}, train again"):
+        load_checkpoint(alter(checkpoint, metadata={"edgekit": json.dumps(first)}))
+
+
 @pytest.mark.parametrize("key", sorted(asdict(INFO)))
-def test_incomplete_metadata_is_refused(checkpoint: Path, key: str) -> None:
+def test_incomplete_metadata_are_refused(checkpoint: Path, key: str) -> None:
     incomplete = asdict(INFO)
     del incomplete[key]
-    with pytest.raises(DataError, match="another network or edgekit"):
+    with pytest.raises(DataError, match="another edgekit"):
         load_checkpoint(alter(checkpoint, metadata={"edgekit": json.dumps(incomplete)}))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        json.dumps(asdict(INFO) | {"threshold": 1.0}),
-        json.dumps(asdict(INFO) | {"threshold": "high"}),
-        json.dumps(asdict(INFO) | {"trained_on": None}),
-    ],
-)
-def test_metadata_that_makes_no_sense_is_refused(checkpoint: Path, text: str) -> None:
+NONSENSE: dict[str, dict[str, object]] = {
+    "network": {"network": "unet"},
+    "threshold": {"operating_point": asdict(INFO.operating_point) | {"threshold": 1.0}},
+    "temperature": {"operating_point": asdict(INFO.operating_point) | {"temperature": 0.0}},
+    "words": {"operating_point": asdict(INFO.operating_point) | {"threshold": "high"}},
+    "another key": {"operating_point": asdict(INFO.operating_point) | {"surprise": 1}},
+    "no point": {"operating_point": None},
+    "presence": {"presence": {"scale": -1.0, "offset": 0.0, "threshold": 0.5, "chosen_on": ""}},
+    "half a presence": {"presence": {"scale": 1.0}},
+    "frames": {"trained_on": None},
+}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", *(json.dumps(asdict(INFO) | change) for change in NONSENSE.values())])
+def test_metadata_that_make_no_sense_are_refused(checkpoint: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"emtnet\.safetensors: its metadata cannot be read"):
         load_checkpoint(alter(checkpoint, metadata={"edgekit": text}))
 
@@ -168,13 +236,15 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.2, float("nan")])
-def test_a_threshold_outside_its_range_cannot_be_made(threshold: float) -> None:
-    with pytest.raises(ValueError, match="threshold"):
-        replace(INFO, threshold=threshold)
-
-
 def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path, network: EmtNet) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match="cannot be written"):
         save_checkpoint(tmp_path / "file" / "emtnet.safetensors", network, INFO)
+
+
+def test_the_shipped_checkpoints_are_of_the_networks_they_are_named_after() -> None:
+    """The sibling's may still have to be trained."""
+    assert SHIPPED.keys() == ARCHITECTURES.keys()
+    for name, path in SHIPPED.items():
+        if path.exists():
+            assert load_checkpoint(path)[1].network == name

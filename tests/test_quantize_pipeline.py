@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,21 +24,29 @@ from test_quantize_support import (
     run_referee,
 )
 
+from calibration.operating_point import matched_threshold
 from calibration.subset import CalibrationFrames
-from edge.bundle import Bundle
+from edge.bundle import Bundle, OperatingPoint
+from edge.engines.onnx import open_referee
 from edge.errors import BundleError, CalibrationError, ConversionError, DataError, MissingDependencyError
 from edge.frame import fingerprint
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
 from edge.preprocess import preprocess
+from edge.presence import Presence
 from emtnet.engine import emtnet_interpretation, torch_predictor
-from emtnet.weights import CheckpointInfo, load_checkpoint, save_checkpoint
+from emtnet.network import EmtNet
+from emtnet.weights import SCHEMA, CheckpointInfo, load_checkpoint, save_checkpoint
 from quantize import export, pipeline
 
+POINT = OperatingPoint(0.55, "malignant", "1 selection frame", temperature=1.5)
+PRESENCE = Presence(0.8, 0.1, 0.45, "1 selection frame")
 INFO = CheckpointInfo(
-    schema=1,
+    schema=SCHEMA,
     network="emtnet",
-    threshold=0.55,
+    guided=True,
+    operating_point=POINT,
+    presence=PRESENCE,
     trained_on=("aa", "bb"),
     tuned_on=("cc",),
     data=("a data set (its licence)",),
@@ -83,6 +91,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
     monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
     monkeypatch.setattr(pipeline, "match_score_means", lambda quantised, *given: quantised)
+    monkeypatch.setattr(pipeline, "with_int8_thresholds", lambda manifest, *given: manifest)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -128,8 +137,9 @@ def test_the_manifest_says_where_everything_comes_from(
     assert manifest.labels == ("benign", "malignant")
     assert manifest.guesses == ()
     assert manifest.operating_point is not None
-    assert (manifest.operating_point.threshold, manifest.operating_point.positive) == (0.55, "malignant")
-    assert "1 selection frames" in manifest.operating_point.chosen_on
+    assert manifest.presence is not None
+    assert replace(manifest.operating_point, int8_threshold=None) == POINT
+    assert replace(manifest.presence, int8_threshold=None) == PRESENCE
     assert (manifest.training.trained_on, manifest.training.tuned_on) == (("aa", "bb"), ("cc",))
     assert manifest.training.data == ("a data set (its licence)",)
     assert manifest.drift is None
@@ -152,7 +162,7 @@ def test_input_and_outputs_are_those_of_the_graphs(bundle: Bundle) -> None:
     manifest = bundle.manifest
     assert (manifest.input.name, manifest.input.height, manifest.input.width) == ("image", 224, 224)
     assert (manifest.input.channels, manifest.input.offset, manifest.input.scale) == (1, (128.0,), (128.0,))
-    assert manifest.interpretation() == emtnet_interpretation(0.55)
+    assert manifest.interpretation() == emtnet_interpretation("emtnet", POINT, PRESENCE)
     for precision in ("fp32", "int8"):
         graph = onnx.load(bundle.path / f"{precision}.onnx").graph
         assert [value.name for value in graph.input] == [manifest.input.name]
@@ -179,6 +189,7 @@ def test_stages_are_told_in_order(bundle: Bundle, stages: list[str]) -> None:
     assert stages == [
         f"quantising on {CALIBRATED_ON} frames",
         *(f"{engine} {precision}" for engine, precision in EVERY),
+        "INT8 thresholds",
     ]
 
 
@@ -187,7 +198,7 @@ def test_stages_are_told_in_order(bundle: Bundle, stages: list[str]) -> None:
 
 def test_all_six_artifacts_answer_alike(bundle: Bundle, checkpoint: Path) -> None:
     frames = [phantom_case(seed, size=(200, 260)).pixels for seed in range(40, 46)]
-    reference = torch_predictor(load_checkpoint(checkpoint)[0], threshold=0.5)
+    reference = torch_predictor(load_checkpoint(checkpoint)[0], operating_point=POINT, presence=PRESENCE)
     wanted = [reference.predict(frame) for frame in frames]
     assert np.std([answer.probabilities["malignant"] for answer in wanted]) > 0.005
     int8 = {}
@@ -217,13 +228,42 @@ def test_int8_scores_have_the_mean_of_fp32_on_the_calibration_frames(
     assert int8 == pytest.approx(fp32, abs=1e-4)
 
 
+def test_int8_thresholds_are_where_the_int8_scores_are(bundle: Bundle, calibration: CalibrationFrames) -> None:
+    scores = {}
+    for precision in ("fp32", "int8"):
+        how = bundle.manifest.interpretation(precision)
+        with Predictor(open_referee(bundle.path / f"{precision}.onnx", threads=1), how) as predictor:
+            answers = [predictor.predict(frame) for frame in calibration.frames]
+        scores[precision] = np.array([(answer.malignancy, answer.presence) for answer in answers], np.float64).T
+    point, presence = bundle.manifest.operating_point, bundle.manifest.presence
+    assert point is not None
+    assert presence is not None
+    thresholds = (point.threshold, point.int8_threshold), (presence.threshold, presence.int8_threshold)
+    for (threshold, moved), before, after in zip(thresholds, scores["fp32"], scores["int8"], strict=True):
+        assert moved == pytest.approx(matched_threshold(threshold, before, after), abs=1e-6)
+        assert moved != threshold, "nothing was moved"
+    assert bundle.manifest.interpretation("int8").threshold == point.int8_threshold
+
+
+def test_the_small_network_has_its_own_mask(calibration: CalibrationFrames, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(path, EmtNet("emtnet-s").eval(), replace(INFO, network="emtnet-s", presence=None))
+    made = export(path, tmp_path / "out", calibration=calibration, int8=False, engines=["onnx"])
+    assert made.manifest.network == "emtnet-s"
+    assert made.manifest.outputs[0].shape == (1, 1, 56, 56)
+    assert made.manifest.presence is None
+    with Predictor.open(made.path, threads=1) as predictor:
+        assert predictor.predict(calibration.frames[0]).mask_probability is not None
+
+
 def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle) -> None:
     model = onnx.load(bundle.path / "int8.onnx")
     scales = {node.input[1] for node in nodes_of(model, "DequantizeLinear")}
     known = set(np.concatenate([initializers(model)[name].reshape(-1) for name in scales]).tolist())
     file = read_tflite((bundle.path / "int8.tflite").read_bytes())
     int8 = [i for i in range(len(file.graph.tensors)) if file.is_quantised(i) and str(file.dtype(i)) == "int8"]
-    assert len(int8) == 96
+    assert len(int8) == 106
     assert all(set(file.scale(index).tolist()) <= known for index in int8)
 
 
@@ -244,6 +284,7 @@ def test_without_int8_there_is_no_calibration(checkpoint: Path, calibration: Cal
     made = export(checkpoint, tmp_path / "out", calibration=calibration, int8=False, engines=["onnx"])
     assert [(item.engine, item.precision) for item in made.manifest.artifacts] == [("onnx", "fp32")]
     assert made.manifest.calibration is None
+    assert (made.manifest.operating_point, made.manifest.presence) == (POINT, PRESENCE)
     assert not made.manifest.phantom_calibrated
 
 

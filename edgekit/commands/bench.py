@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import Device, Engines, Json, Threads, default_bundle
+from edgekit.commands.options import Device, Engines, Json, Network, Threads, open_bundle
 
 
 def bench(
@@ -13,6 +13,7 @@ def bench(
         Path | None,
         typer.Argument(help="Bundle folder.", show_default="edgekit-bundle/ if there, else the built-in one"),
     ] = None,
+    network: Network = None,
     device: Annotated[Device, typer.Option("--device", help="gpu, npu and auto are OpenVINO's.")] = Device.cpu,
     engine: Engines = None,
     threads: Threads = None,
@@ -21,11 +22,10 @@ def bench(
 ) -> None:
     """Time every artifact of a bundle on this machine, interleaved."""
     from benchmarks.bench import bench as run
-    from edge.bundle import Bundle
     from edgekit.console import describe, progress, write_json
     from edgekit.tables import bench_table
 
-    opened = Bundle.open_or_builtin(bundle or default_bundle())
+    opened = open_bundle(bundle, network)
     describe(opened)
     report = run(
         opened,

@@ -39,8 +39,8 @@ def evaluate(
         from emtnet.weights import load_checkpoint
 
         network, info = load_checkpoint(target)
-        forbidden = dict.fromkeys(info.tuned_on, "tuned on") | dict.fromkeys(info.trained_on, "trained on")
-        predictor = torch_predictor(network, threshold=info.threshold)
+        forbidden = info.used_frames()
+        predictor = torch_predictor(network, operating_point=info.operating_point, presence=info.presence)
         name = f"{target.name} (PyTorch fp32)"
         phantom = False
         if engine or precision or threads:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit.commands import describe as network
-from edgekit.commands.options import Engines, Folds, Precision
+from edgekit.commands.options import Engines, Folds, NetworkName, Precision
 
 
 class WeightRangeName(StrEnum):
@@ -22,8 +22,12 @@ def export(
         Path | None,
         typer.Argument(
             help="Checkpoint (.safetensors) of edgekit train, or any convolutional network as .onnx.",
-            show_default="the shipped checkpoint",
+            show_default="a shipped checkpoint",
         ),
+    ] = None,
+    shipped: Annotated[
+        NetworkName | None,
+        typer.Option("--network", help="Which shipped checkpoint, without MODEL.", show_default="emtnet"),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Make INT8 artifacts beside the FP32 ones.")] = False,
     calibration: Annotated[
@@ -81,7 +85,9 @@ def export(
         "positive": positive,
         "threshold": threshold,
     }
-    source, description = model or SHIPPED, None
+    if model is not None and shipped is not None:
+        raise typer.BadParameter("--network names a shipped checkpoint; leave it out with a MODEL of your own")
+    source, description = model or SHIPPED[(shipped or NetworkName.emtnet).value], None
     if source.suffix != ".safetensors":
         description = network.describe_network(source, sidecar, told)
     elif sidecar or any(value is not None for value in told.values()):

@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
 
 
 def default_bundle() -> Path | None:
@@ -18,6 +21,24 @@ class EngineName(StrEnum):
     openvino = "openvino"
     litert = "litert"
     onnx = "onnx"
+
+
+class NetworkName(StrEnum):
+    """The networks that come with edgekit."""
+
+    emtnet = "emtnet"
+    emtnet_s = "emtnet-s"
+
+
+def open_bundle(bundle: Path | None, network: NetworkName | None) -> "Bundle":
+    """The bundle that a command works on: the named one, that of a named network, what an export left here, the built-in one."""
+    from edge.bundle import Bundle
+
+    if bundle is not None and network is not None:
+        raise typer.BadParameter("--network chooses a built-in bundle; leave it out with a bundle of your own")
+    if network is not None:
+        return Bundle.open_or_builtin(None, network=network.value)
+    return Bundle.open_or_builtin(bundle or default_bundle())
 
 
 class Precision(StrEnum):
@@ -36,6 +57,10 @@ class Device(StrEnum):
     auto = "auto"
 
 
+Network = Annotated[
+    NetworkName | None,
+    typer.Option("--network", help="The built-in bundle of this network.", show_default="emtnet"),
+]
 Data = Annotated[
     list[Path],
     typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import Engine, PrecisionOption, Threads, default_bundle
+from edgekit.commands.options import Engine, Network, PrecisionOption, Threads, open_bundle
 
 
 def predict(
@@ -13,6 +13,7 @@ def predict(
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Bundle folder.", show_default="the built-in one")
     ] = None,
+    network: Network = None,
     engine: Engine = None,
     precision: PrecisionOption = None,
     threads: Threads = None,
@@ -21,35 +22,28 @@ def predict(
     ),
 ) -> None:
     """Segment and classify images; writes an overlay for each and predictions.json."""
-    from edge.bundle import Bundle
     from edge.files import list_images, overlay_names, prediction_record, write_overlay
     from edge.frame import read_image
     from edge.overlay import DISCLAIMER
     from edge.predictor import Predictor
     from edgekit.console import describe, number, progress, table, write_json
 
-    opened = Bundle.open_or_builtin(bundle or default_bundle())
-    how = opened.manifest.interpretation()
+    opened = open_bundle(bundle, network)
+    choice = {"engine": engine.value if engine else "auto", "precision": precision.value if precision else "auto"}
+    artifact = opened.choose(**choice)
+    how = opened.manifest.interpretation(artifact.precision)
     describe(opened)
     files = list_images(images)
     names = overlay_names(files)
     for file in files:
         read_image(file)  # one that cannot be read ends the run before anything is written
     records = []
-    with Predictor.open(
-        opened.path,
-        engine=engine.value if engine else "auto",
-        precision=precision.value if precision else "auto",
-        threads=threads,
-    ) as predictor:
+    with Predictor.open(opened.path, threads=threads, **choice) as predictor:
         for file in progress("images")(files):
             pixels = read_image(file)
             prediction = predictor.predict(pixels)
             write_overlay(out / names[file], pixels, prediction)
             records.append(prediction_record(file, prediction) | {"overlay": names[file]})
-    artifact = opened.choose(
-        engine=engine.value if engine else "auto", precision=precision.value if precision else "auto"
-    )
     manifest = opened.manifest
     write_json(
         out / "predictions.json",
@@ -61,17 +55,19 @@ def predict(
             "precision": artifact.precision,
             "positive": how.positive,
             "threshold": how.threshold,
+            "presence_threshold": None if how.presence is None else how.presence.threshold,
             "phantom_calibrated": manifest.phantom_calibrated,
             "predictions": records,
         },
     )
     table(
         f"{len(records)} images, {artifact.engine} {artifact.precision}, overlays in {out}",
-        ("image", "decision", f"p({how.positive})" if how.positive else "p", "lesion px", "ms"),
+        ("image", "decision", "p(lesion)", f"p({how.positive})" if how.positive else "p", "lesion px", "ms"),
         [
             (
                 r["image"],
                 r["decision"],
+                number(r["presence"]),
                 number(r["malignancy"]),
                 number(r["lesion_area_px"], 0),
                 number(r["timing_ms"]["total"], 1),

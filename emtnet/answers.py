@@ -1,0 +1,108 @@
+"""What a network says of cases that it never saw, and the file that keeps it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.dataset import Case, Dataset, Label, Sample
+from calibration.metrics import hausdorff_95, overlap
+from edge.atomic import write_text
+from edge.errors import DataError
+from edge.frame import fingerprint
+from edge.predictor import LESION_LEVEL
+from edge.presence import presence_logit
+from emtnet.engine import MALIGNANCY, UNSET, torch_predictor
+from emtnet.weights import load_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a network said of one case that it never saw, before any operating point.
+
+    image: name in its data set. sha256: of the frame. logit: of malignancy. presence_logit: see `edge.presence`. dice, iou, hd95
+    (pixels): against the drawn mask, None without one. lesion_share: of the frame.
+    """
+
+    image: str
+    sha256: str
+    source: str
+    group: str
+    fold: int
+    device: str
+    label: Label
+    logit: float
+    presence_logit: float
+    dice: float | None
+    iou: float | None
+    hd95: float | None
+    lesion_share: float
+
+
+def answers_of(checkpoint: Path, test: Dataset) -> tuple[Answer, ...]:
+    """Answers of a checkpoint on cases it never saw. Raises DataError when it was trained on one of them."""
+    network, info = load_checkpoint(checkpoint)
+    used = info.used_frames()
+    answers = []
+    with torch_predictor(network, operating_point=UNSET) as predictor:
+        for case in test:
+            sample = case.read()
+            sha256 = fingerprint(sample.pixels)
+            if sha256 in used:
+                raise DataError(f"{case.image}: the network was {used[sha256]} this very frame; remove the duplicate")
+            prediction = predictor.predict(sample.pixels)
+            assert prediction.mask_probability is not None and prediction.mask_level is not None
+            logit = float(prediction.outputs[MALIGNANCY.name][0, 0])
+            presence = presence_logit(prediction.mask_probability)
+            answers.append(_answer(case, sample, sha256, logit, presence, prediction.mask_level >= LESION_LEVEL))
+    return tuple(answers)
+
+
+def _answer(case: Case, sample: Sample, sha256: str, logit: float, presence: float, mask: NDArray[np.bool_]) -> Answer:
+    assert case.label is not None
+    dice = iou = distance = None
+    if sample.mask is not None and case.label != "normal":
+        dice, iou = overlap(mask, sample.mask)
+        distance = hausdorff_95(mask, sample.mask)
+    return Answer(
+        image=case.name,
+        sha256=sha256,
+        source=case.source,
+        group=f"{case.source}/{case.group or case.name}",
+        fold=case.fold,
+        device=case.device,
+        label=case.label,
+        logit=logit,
+        presence_logit=presence,
+        dice=dice,
+        iou=iou,
+        hd95=distance,
+        lesion_share=float(mask.mean()),
+    )
+
+
+def write_answers(path: Path, answers: tuple[Answer, ...], identity: Mapping[str, Any]) -> None:
+    """Keep the answers of one run, and what they were made with. Raises SinkError."""
+    record = {"identity": identity, "answers": [asdict(answer) for answer in answers]}
+    write_text(path, json.dumps(record, indent=0) + "\n")
+
+
+def read_answers(path: Path, identity: Mapping[str, Any] | None = None) -> tuple[Answer, ...]:
+    """Read the answers of one run. identity: what they must have been made with. Raises DataError."""
+    names = {field.name for field in fields(Answer)}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if any(answer.keys() != names for answer in raw["answers"]):
+            raise ValueError("other fields than this edgekit writes")
+        answers = tuple(Answer(**answer) for answer in raw["answers"])
+        found = dict(raw["identity"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: not the predictions of a run ({error}); remove it and train again") from error
+    if identity is not None and found != identity:
+        odd = sorted(key for key in identity if found.get(key) != identity[key])
+        raise DataError(f"{path}: was made with another {' and '.join(odd)}; repeat the options or choose another -o")
+    return answers
