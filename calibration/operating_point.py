@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from calibration.metrics import PAPER_SENSITIVITY, CaseResult, scored, threshold_at
 from edge.errors import require
 
-LESION_SENSITIVITY: Final = 0.985
-"""Share of lesions that the presence rule has to see."""
 TEMPERATURES: Final = (0.05, 20.0)
 _MARGIN: Final = 1e-3
 _SMALLEST_SCALE: Final = 1e-3
@@ -104,17 +102,22 @@ def choose_operating_point(
     return _inside(threshold)
 
 
-def choose_presence_threshold(
-    probability: NDArray[np.float64], *, lesion_sensitivity: float = LESION_SENSITIVITY
-) -> float:
-    """Return the highest threshold at which `lesion_sensitivity` of the lesion cases are still seen.
+def choose_presence_threshold(lesions: NDArray[np.float64], normals: NDArray[np.float64]) -> float:
+    """Return the threshold with the greatest Youden index: share of lesions seen minus share of normal frames alarmed on.
 
-    probability: (N,) of a lesion, of lesion cases only. It is kept inside 0.001..0.999. Raises ValueError without cases.
+    lesions, normals: (N,) and (M,) probabilities of a lesion, of frames with and without one. It lies halfway, by logit,
+    between the two scores that it divides; of several the lowest is taken, which misses fewer lesions. It is kept inside
+    0.001..0.999. Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950). Raises ValueError without both.
     """
-    threshold = threshold_at(probability, np.ones(probability.shape, np.bool_), sensitivity=lesion_sensitivity)
-    if threshold is None:
-        raise ValueError("a presence threshold needs lesion cases")
-    return _inside(threshold)
+    if not lesions.size or not normals.size:
+        raise ValueError("a presence threshold needs frames with and without a lesion")
+    scores = np.unique(_logit(np.concatenate([lesions, normals])))
+    levels = np.concatenate([scores[:1] - 1.0, (scores[:-1] + scores[1:]) / 2.0])
+    seen, alarmed = (
+        1.0 - np.searchsorted(np.sort(_logit(part)), levels, "left") / part.size for part in (lesions, normals)
+    )
+    index = np.round(seen - alarmed, 12)  # ties must not depend on rounding
+    return _inside(_probability(levels[int(np.argmax(index))]))
 
 
 def matched_threshold(threshold: float, reference: NDArray[np.float64], target: NDArray[np.float64]) -> float:

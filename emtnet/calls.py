@@ -70,8 +70,8 @@ def _fit_presence(answers: Sequence[Answer]) -> Presence | None:
         return None
     logits = np.array([answer.presence_logit for answer in answers], np.float64)
     scale, offset = fit_presence(logits, present)
-    lesions = _sigmoid(scale * logits[present] + offset)
-    threshold = choose_presence_threshold(lesions)
+    probability = _sigmoid(scale * logits + offset)
+    threshold = choose_presence_threshold(probability[present], probability[~present])
     chosen_on = f"{len(answers)} out-of-fold answers, {int((~present).sum())} of them without a lesion"
     return Presence(scale, offset, threshold, chosen_on)
 
@@ -112,14 +112,18 @@ def store_calls(checkpoint: Path, calls: Calls) -> None:
         save_checkpoint(checkpoint, network, told)
 
 
-def read_calls(path: Path) -> Calls:
-    """The operating point of a validation's report. Raises DataError."""
+def read_calls(path: Path, *, network: str) -> Calls:
+    """The operating point of a validation's report on `network`. Raises DataError."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))[REPORT_KEY]
+        report = json.loads(path.read_text(encoding="utf-8"))
+        raw, found = report[REPORT_KEY], report["recipe"]["network"]
         presence = None if raw["presence"] is None else Presence(**raw["presence"])
-        return Calls(OperatingPoint(**raw["operating_point"]), presence, tuple(raw["fitted_on"]))
+        calls = Calls(OperatingPoint(**raw["operating_point"]), presence, tuple(raw["fitted_on"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not the report of a cross-validation with --runs folds ({error})") from error
+    if found != network:
+        raise DataError(f"{path}: is the report of {found}; name that of {network}")
+    return calls
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ COLUMNS: Final = {
 }
 """Headings of the tables, and the public names of their figures. "spec. at 94.1 %": specificity at that sensitivity."""
 KIND_TITLES: Final = {
-    "folds": "5-fold cross-validation",
+    "folds": "Cross-validation by folds",
     "sources": "One data set left out",
     "scanners": "One scanner left out",
 }
@@ -51,6 +51,12 @@ def update_model_card(path: Path, report: ValidationReport) -> None:
 
 def replace_between(path: Path, name: str, text: str) -> None:
     """Replace what stands between the markers of `name` in the Markdown file at `path`. Raises DataError, SinkError."""
+    before, after = require_markers(path, name)
+    write_text(path, f"{before}\n\n{text}\n{after}")
+
+
+def require_markers(path: Path, name: str) -> tuple[str, str]:
+    """The text up to and from the markers of `name` in the Markdown file at `path`. Raises DataError without them."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     try:
         whole = path.read_text(encoding="utf-8")
@@ -60,7 +66,7 @@ def replace_between(path: Path, name: str, text: str) -> None:
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise DataError(f"{path}: has no lines {begin} and {end} for the tables to stand between")
-    write_text(path, f"{before}{begin}\n\n{text}\n{end}{after}")
+    return before + begin, end + after
 
 
 def markdown(report: ValidationReport) -> str:

@@ -36,6 +36,10 @@ def plan(data: Dataset, kinds: Sequence[Kind] = KINDS) -> tuple[Run, ...]:
     runs = tuple(run for kind in KINDS if kind in kinds for run in makers[kind](data))
     if not runs:
         raise DataError(f"these data have no {' and no '.join(kinds)} to leave out with both classes on either side")
+    named: dict[str, str] = {}
+    for run in runs:
+        if (other := named.setdefault(run.name, run.held_out)) != run.held_out:
+            raise DataError(f"{other} and {run.held_out} differ in signs only; give them names of their own")
     return runs
 
 

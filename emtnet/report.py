@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def summarise_validation(
 def _row(kind: str, cases: str, judged: Sequence[tuple[Answer, CaseResult]]) -> Row:
     results = [result for _, result in judged]
     groups = [answer.group for answer, _ in judged]
-    metrics = summarise(results, threshold=0.5)
+    # The calls are made already, each at its own operating point, so there is no one threshold to tell.
+    metrics = replace(summarise(results, threshold=0.5), threshold=None)
     return Row(
         kind,
         cases,

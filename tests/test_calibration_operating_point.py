@@ -197,19 +197,30 @@ def test_unseen_malignant_cases_lower_the_operating_point() -> None:
         choose_operating_point(probability, ~malignant, present)
 
 
-@given(st.lists(PROBABILITIES, min_size=1, max_size=40), st.sampled_from([0.5, 0.985, 1.0]))
-def test_the_presence_threshold_is_the_highest_that_sees_its_share(scores: list[float], share: float) -> None:
-    probability = np.array(scores)
-    threshold = choose_presence_threshold(probability, lesion_sensitivity=share)
-    assert (probability >= threshold).mean() >= share - 1e-12
-    assert (probability >= np.nextafter(threshold, 1.0)).mean() < share - 1e-12
+@given(st.lists(PROBABILITIES, min_size=1, max_size=30), st.lists(PROBABILITIES, min_size=1, max_size=30))
+def test_no_other_presence_threshold_divides_lesions_and_normals_better(
+    lesions: list[float], normals: list[float]
+) -> None:
+    seen, alarmed = np.array(lesions), np.array(normals)
+
+    def youden(threshold: float) -> float:
+        return float((seen >= threshold).mean() - (alarmed >= threshold).mean())
+
+    threshold = choose_presence_threshold(seen, alarmed)
+    best = max(youden(score) for score in (*lesions, *normals, 1.0))
+    assert youden(threshold) == pytest.approx(max(best, 0.0), abs=1e-9)
 
 
-def test_the_presence_threshold_sees_985_of_1000_and_needs_cases() -> None:
-    assert choose_presence_threshold(np.arange(1, 1001) / 1001) == 16 / 1001
-    assert choose_presence_threshold(np.zeros(3)) == 0.001
-    with pytest.raises(ValueError, match="lesion cases"):
-        choose_presence_threshold(np.empty(0))
+def test_the_presence_threshold_lies_between_the_scores_it_divides() -> None:
+    found = choose_presence_threshold(np.array([0.9, 0.95]), np.array([0.1, 0.05]))
+    assert found == pytest.approx(0.5)
+    # Both 0.3 and 0.7 divide equally well: the lower one misses fewer lesions.
+    tied = choose_presence_threshold(np.array([0.4, 0.8]), np.array([0.2, 0.6]))
+    assert tied == pytest.approx(expit((np.log(0.4 / 0.6) + np.log(0.2 / 0.8)) / 2))
+    assert choose_presence_threshold(np.zeros(3), np.zeros(1)) == 0.001
+    for lesions, normals in ((np.empty(0), np.ones(1)), (np.ones(1), np.empty(0))):
+        with pytest.raises(ValueError, match="with and without a lesion"):
+            choose_presence_threshold(lesions, normals)
 
 
 # Another network

@@ -104,7 +104,7 @@ def test_its_tables_stand_in_the_model_card(validated: Validated) -> None:
     assert text.startswith("# Card\n\n<!-- emtnet-s: begin -->\n")
     assert text.endswith("<!-- emtnet-s: end -->\n\nThe end.\n")
     assert "| all data | 6 | 3 |" in text
-    assert read_calls(validated.out / "report.json").operating_point.chosen_on in text
+    assert read_calls(validated.out / "report.json", network="emtnet-s").operating_point.chosen_on in text
 
 
 def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validated, edgekit: Run) -> None:
@@ -130,7 +130,7 @@ def test_a_final_training_keeps_its_operating_point(validated: Validated, edgeki
     assert code == 0, err
     assert "the last epoch's averaged weights" in out
     _, info = load_checkpoint(run / CHECKPOINT)
-    calls = read_calls(report)
+    calls = read_calls(report, network="emtnet-s")
     assert info.operating_point == calls.operating_point
     assert info.presence == calls.presence
     assert info.presence is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from synthetic_answers import BLANK, answers
 
 from calibration.metrics import LESIONS, PAPER_SENSITIVITY
-from calibration.operating_point import LESION_SENSITIVITY, fit_temperature
+from calibration.operating_point import choose_presence_threshold, fit_temperature
 from edge.bundle import OperatingPoint
 from edge.errors import DataError
 from edge.interpretation import NO_LESION
@@ -75,15 +75,17 @@ def test_the_temperature_is_that_of_the_lesions() -> None:
     assert hotter.threshold == pytest.approx(calls.operating_point.threshold, abs=1e-4)
 
 
-def test_presence_sees_the_lesions_it_has_to_and_few_normals() -> None:
+def test_presence_divides_lesions_from_normals() -> None:
     cases = answers(each=120)
     presence = fit_calls(cases).presence
     assert presence is not None
     seen = {label: np.mean([is_seen(c, presence) for c in cases if c.label == label]) for label in ("benign", "normal")}
-    lesions = [is_seen(case, presence) for case in cases if case.label in LESIONS]
-    assert np.mean(lesions) >= LESION_SENSITIVITY
-    assert np.mean(lesions) < 1.0
     assert seen["normal"] < 0.6 < seen["benign"]
+    found = {
+        lesion: np.array([presence.probability(c.presence_logit) for c in cases if (c.label in LESIONS) == lesion])
+        for lesion in (True, False)
+    }
+    assert presence.threshold == pytest.approx(choose_presence_threshold(found[True], found[False]))
 
 
 def test_without_normal_cases_any_lesion_pixel_is_a_lesion() -> None:
@@ -186,6 +188,9 @@ def test_calls_that_are_there_are_not_written_again(checkpoint: Path) -> None:
     assert checkpoint.stat().st_mtime_ns == written
 
 
+OF_EMTNET = {"recipe": {"network": "emtnet"}}
+
+
 def write(path: Path, record: object) -> Path:
     path.write_text(record if isinstance(record, str) else json.dumps(record))
     return path
@@ -193,7 +198,11 @@ def write(path: Path, record: object) -> Path:
 
 @pytest.mark.parametrize("calls", [CALLS, replace(CALLS, presence=None), NO_CALLS, fit_calls(answers())])
 def test_a_report_gives_back_its_calls(tmp_path: Path, calls: Calls) -> None:
-    assert read_calls(write(tmp_path / "report.json", {"other": 1, REPORT_KEY: calls.to_json()})) == calls
+    record = {"other": 1, REPORT_KEY: calls.to_json()} | OF_EMTNET
+    path = write(tmp_path / "report.json", record)
+    assert read_calls(path, network="emtnet") == calls
+    with pytest.raises(DataError, match=r"report\.json: is the report of emtnet; name that of emtnet-s"):
+        read_calls(path, network="emtnet-s")
 
 
 POINT = CALLS.to_json()["operating_point"]
@@ -218,10 +227,12 @@ POINT = CALLS.to_json()["operating_point"]
     ],
 )
 def test_anything_else_is_no_report(tmp_path: Path, record: object) -> None:
+    if isinstance(record, dict):
+        record = record | OF_EMTNET
     with pytest.raises(DataError, match=r"report\.json: not the report of a cross-validation with --runs folds"):
-        read_calls(write(tmp_path / "report.json", record))
+        read_calls(write(tmp_path / "report.json", record), network="emtnet")
 
 
 def test_a_missing_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: not the report"):
-        read_calls(tmp_path / "none.json")
+        read_calls(tmp_path / "none.json", network="emtnet")

@@ -99,7 +99,7 @@ def test_the_tables_are_tables(report: ValidationReport) -> None:
     first = [row[0].strip() for row in rows if row[0].strip() not in ("cases", "---")]
     assert first == ["all data", "New", "Old", "without New, tried on it", "without New A, tried on it"]
     assert [line for line in lines if line.startswith("**")] == [
-        "**5-fold cross-validation**",
+        "**Cross-validation by folds**",
         "**One data set left out**",
         "**One scanner left out**",
     ]

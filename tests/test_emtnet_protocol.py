@@ -94,6 +94,13 @@ def test_a_patient_seen_with_two_scanners_is_only_tried() -> None:
         assert len(run.test) == 9
 
 
+def test_scanners_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"Clinic GE E9 and Clinic GE-E9 differ in signs only; give them names of their own"
+    ):
+        plan(data(source("Clinic", devices=("GE E9", "GE-E9"))))
+
+
 def test_cases_without_a_group_are_groups_of_their_own() -> None:
     runs = by_name(plan(data([replace(case, group="") for case in source("S", devices=("A", "B"))])))
     assert len(runs["scanner-s-a"].training) == 9

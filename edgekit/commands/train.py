@@ -136,7 +136,7 @@ def _train(
     from emtnet.train import Start
     from emtnet.train import train as run
 
-    calls = read_calls(operating_point) if operating_point else None
+    calls = read_calls(operating_point, network=recipe.network) if operating_point else None
     learned = Dataset.open(data, folds=parse_folds(folds))
     selection = Dataset.open(data, folds=parse_folds(selection_folds)) if selection_folds else None
     start = Start(encoder, Teacher.open(teacher) if teacher else None)
@@ -165,11 +165,13 @@ def _cross_validate(
     from edgekit.console import out as console
     from edgekit.tables import validation_tables
     from emtnet.calls import store_calls
-    from emtnet.model_card import update_model_card
+    from emtnet.model_card import require_markers, update_model_card
     from emtnet.protocol import Run, plan
     from emtnet.report import summarise_validation
     from emtnet.validation import validate
 
+    if model_card is not None:
+        require_markers(model_card, recipe.network)
     runs = plan(Dataset.open(data), kinds)
 
     def started(run: Run) -> None:
