@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from calibration.dataset import Label
 from calibration.metrics import CaseResult, summarise
 from calibration.operating_point import (
+    MISS_COST,
     choose_operating_point,
     choose_presence_threshold,
     choose_threshold,
@@ -197,26 +198,30 @@ def test_unseen_malignant_cases_lower_the_operating_point() -> None:
         choose_operating_point(probability, ~malignant, present)
 
 
-@given(st.lists(PROBABILITIES, min_size=1, max_size=30), st.lists(PROBABILITIES, min_size=1, max_size=30))
-def test_no_other_presence_threshold_divides_lesions_and_normals_better(
-    lesions: list[float], normals: list[float]
-) -> None:
+@given(
+    st.lists(PROBABILITIES, min_size=1, max_size=30),
+    st.lists(PROBABILITIES, min_size=1, max_size=30),
+    st.sampled_from([0.1, 1.0, MISS_COST]),
+)
+def test_no_other_presence_threshold_costs_less(lesions: list[float], normals: list[float], miss_cost: float) -> None:
     seen, alarmed = np.array(lesions), np.array(normals)
 
-    def youden(threshold: float) -> float:
-        return float((seen >= threshold).mean() - (alarmed >= threshold).mean())
+    def cost(threshold: float) -> float:
+        return float(miss_cost * (seen < threshold).mean() + (alarmed >= threshold).mean())
 
-    threshold = choose_presence_threshold(seen, alarmed)
-    best = max(youden(score) for score in (*lesions, *normals, 1.0))
-    assert youden(threshold) == pytest.approx(max(best, 0.0), abs=1e-9)
+    threshold = choose_presence_threshold(seen, alarmed, miss_cost=miss_cost)
+    least = min(cost(score) for score in (*lesions, *normals, 1.0))
+    assert cost(threshold) == pytest.approx(least, abs=1e-9)
 
 
 def test_the_presence_threshold_lies_between_the_scores_it_divides() -> None:
-    found = choose_presence_threshold(np.array([0.9, 0.95]), np.array([0.1, 0.05]))
-    assert found == pytest.approx(0.5)
-    # Both 0.3 and 0.7 divide equally well: the lower one misses fewer lesions.
-    tied = choose_presence_threshold(np.array([0.4, 0.8]), np.array([0.2, 0.6]))
-    assert tied == pytest.approx(expit((np.log(0.4 / 0.6) + np.log(0.2 / 0.8)) / 2))
+    assert choose_presence_threshold(np.array([0.9, 0.95]), np.array([0.1, 0.05])) == pytest.approx(0.5)
+    # At equal cost 0.3 and 0.7 divide equally well, and the lower one misses fewer lesions; a missed lesion costs more.
+    scattered = np.array([0.4, 0.8]), np.array([0.2, 0.6, 0.6, 0.6])
+    low, high = (expit((np.log(a / (1 - a)) + np.log(b / (1 - b))) / 2) for a, b in ((0.2, 0.4), (0.6, 0.8)))
+    assert choose_presence_threshold(np.array([0.4, 0.8]), np.array([0.2, 0.6]), miss_cost=1.0) == pytest.approx(low)
+    assert choose_presence_threshold(*scattered, miss_cost=1.0) == pytest.approx(high)
+    assert choose_presence_threshold(*scattered) == pytest.approx(low)
     assert choose_presence_threshold(np.zeros(3), np.zeros(1)) == 0.001
     for lesions, normals in ((np.empty(0), np.ones(1)), (np.ones(1), np.empty(0))):
         with pytest.raises(ValueError, match="with and without a lesion"):
