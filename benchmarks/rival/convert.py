@@ -3,7 +3,7 @@
     python benchmarks/rival/convert.py --checkpoint FILE.safetensors|none --calibration FRAMES.npz --out DIR
     python benchmarks/rival/convert.py --zoo NAME|all --checkpoint FOLDER --calibration FRAMES.npz --out DIR
 
-The first writes `EmtNet` as DIR/rival_fp32.tflite and DIR/rival_int8.tflite, the second networks of `benchmarks.zoo` as
+The first writes EMT-Net as DIR/rival_fp32.tflite and DIR/rival_int8.tflite, the second networks of `benchmarks.zoo` as
 DIR/NAME_fp32.tflite and DIR/NAME_int8.tflite with the weights in FOLDER/NAME.safetensors (`compare.py zoo` writes folder and
 frames). Both do it the way a competent user of those tools would: channels-last input and mask, the quantizer's default
 static recipe (`static_wi8_ai8`: INT8 activations, input and outputs, INT8 weights per channel), ranges from up to 100
@@ -51,11 +51,12 @@ try:
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
     from numpy.typing import NDArray
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     from benchmarks.zoo import ZOO
-    from emtnet.network import INPUT_SIZE, EmtNet
+    from benchmarks.zoo.emtnet import LogitsEmtNet
+    from emtnet.network import INPUT_SIZE
 except ImportError as error:
     sys.exit(MISSING.format(error))
 
@@ -120,7 +121,8 @@ def convert_all(options: argparse.Namespace) -> None:
 def emtnet_job(options: argparse.Namespace) -> Job:
     pixels = read_frames(options.calibration, "frames", (INPUT_SIZE, INPUT_SIZE))
     torch.manual_seed(0)
-    network = EmtNet().eval()
+    guided = options.checkpoint == "none" or has_lesion_head(Path(options.checkpoint))
+    network = LogitsEmtNet(guided=guided).eval()
     if options.checkpoint != "none":
         load_weights(network, Path(options.checkpoint))
     images = np.asarray((pixels.astype(np.float32) - 128) / 128, np.float32)
@@ -153,6 +155,15 @@ def read_frames(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint
     chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_FRAMES)).round().astype(int)
     frames: NDArray[np.uint8] = pixels[chosen]
     return frames
+
+
+def has_lesion_head(path: Path) -> bool:
+    """False too for a file that `load_weights` will refuse."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith("lesion_head.") for name in file.keys())  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:

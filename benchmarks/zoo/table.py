@@ -3,10 +3,11 @@
 from typing import Final
 
 from benchmarks.zoo.context import AttentionUNet, Classifier, DeepLab
+from benchmarks.zoo.emtnet import unguided
 from benchmarks.zoo.entry import ZooEntry
 from benchmarks.zoo.mobile import EfficientNetUNet, MobileNetV2UNet, MobileNetV3UNet
 from benchmarks.zoo.residual import DenseNetUNet, ResNetUNet, ResNeXtUNet
-from emtnet.network import INPUT_SIZE, EmtNet
+from emtnet.network import INPUT_SIZE
 
 _IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)
 _IMAGENET_STD: Final = (58.395, 57.12, 57.375)
@@ -21,6 +22,6 @@ _ENTRIES: Final = (
     ZooEntry("rgb_320x256", ResNeXtUNet, (256, 320), mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
     ZooEntry("segmenter_softmax", AttentionUNet, (208, 176), ("mask",)),
     ZooEntry("classifier_only", Classifier, (192, 160), ("diagnosis",), mean=(0.0,), std=(255.0,)),
-    ZooEntry("emtnet", EmtNet, (INPUT_SIZE, INPUT_SIZE), mean=(128.0,), std=(128.0,)),
+    ZooEntry("emtnet", unguided, (INPUT_SIZE, INPUT_SIZE), mean=(128.0,), std=(128.0,)),
 )
 ZOO: Final = {entry.name: entry for entry in _ENTRIES}
