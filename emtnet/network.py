@@ -137,6 +137,8 @@ ARCHITECTURES: Final = {
     "emtnet-s": Architecture(6, 4, 11, skips=(0, 2, 4), decoder=(32, 64, 96)),
 }
 _LESION_FEATURES: Final = 256
+_HALF_OPEN: Final = 3.0
+"""What the gate's convolution gives where a lesion is as likely as not: the middle of ReLU6."""
 
 
 class Outputs(NamedTuple):
@@ -153,14 +155,15 @@ class LesionHead(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.gate = nn.Conv2d(inputs, 1, 1)
+        nn.init.constant_(self.gate.bias, _HALF_OPEN)  # type: ignore[arg-type]
         self.features = SeparableBlock(inputs, _LESION_FEATURES)
         self.dropout = nn.Dropout(0.2)
         self.linear = nn.Linear(_LESION_FEATURES, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate = self.gate(x)
-        lesion = self.features(x) * F.relu6(gate + 3.0)
-        return self.linear(self.dropout(lesion.mean((2, 3)))), gate
+        lesion = self.features(x) * F.relu6(gate)
+        return self.linear(self.dropout(lesion.mean((2, 3)))), gate - _HALF_OPEN
 
 
 class EmtNet(nn.Module):

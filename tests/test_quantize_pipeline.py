@@ -263,7 +263,7 @@ def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle
     known = set(np.concatenate([initializers(model)[name].reshape(-1) for name in scales]).tolist())
     file = read_tflite((bundle.path / "int8.tflite").read_bytes())
     int8 = [i for i in range(len(file.graph.tensors)) if file.is_quantised(i) and str(file.dtype(i)) == "int8"]
-    assert len(int8) == 106
+    assert len(int8) == 104
     assert all(set(file.scale(index).tolist()) <= known for index in int8)
 
 

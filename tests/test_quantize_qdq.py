@@ -133,7 +133,7 @@ def test_activations_are_quantised_per_tensor_and_weights_per_channel() -> None:
     assert len(quantisers) > 50
     assert all(held[node.input[1]].size == 1 for node in quantisers)
     kernels = [node for node in nodes_of(model, "DequantizeLinear") if node.input[0] in held]
-    assert len(kernels) == 45
+    assert len(kernels) == 49
     for node in kernels:
         assert held[node.input[0]].dtype == np.int8
         assert held[node.input[1]].size == held[node.input[0]].shape[0]
@@ -225,7 +225,11 @@ def test_a_resize_keeps_its_quantiser() -> None:
 def test_heads_end_in_float(kind: str) -> None:
     model = completed(kind)
     made = producers(model)
-    assert [made[name].op_type for name in ("mask", "malignancy")] == ["Conv", "Gemm"]
+    summed = made["malignancy"]
+    assert [made[name].op_type for name in ("mask", "malignancy")] == ["Conv", "Add" if kind == "emtnet" else "Gemm"]
+    if kind == "emtnet":
+        assert [made[name].op_type for name in summed.input] == ["Gemm", "Gemm"]
+        assert all(readers(model, name) == [summed] for name in summed.input)
     assert not readers(model, "mask")
     assert not readers(model, "malignancy")
 

