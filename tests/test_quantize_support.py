@@ -60,7 +60,7 @@ def network() -> EmtNet:
         images = (torch.from_numpy(np.stack(frames()))[:, None].float() - 128.0) / 128.0
         gate = emtnet(images).gate
         head = emtnet.lesion_head
-        assert head is not None
+        assert head is not None and head.gate.bias is not None
         head.gate.weight.div_(gate.std())  # half open on average, as a trained one
         head.gate.bias.copy_(3.0 - gate.mean() / gate.std())
     return emtnet.eval()
