@@ -6,15 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calibration.dataset import Case, Dataset, Label, Sample
-from calibration.metrics import hausdorff_95, overlap
+from calibration.dataset import Case, Dataset, Label
+from calibration.evaluation import score
+from calibration.metrics import CaseResult
 from edge.atomic import write_text
 from edge.errors import DataError
 from edge.frame import fingerprint
-from edge.predictor import LESION_LEVEL
+from edge.predictor import Prediction
 from edge.presence import presence_logit
 from emtnet.engine import MALIGNANCY, UNSET, torch_predictor
 from emtnet.weights import load_checkpoint
@@ -55,19 +53,13 @@ def answers_of(checkpoint: Path, test: Dataset) -> tuple[Answer, ...]:
             if sha256 in used:
                 raise DataError(f"{case.image}: the network was {used[sha256]} this very frame; remove the duplicate")
             prediction = predictor.predict(sample.pixels)
-            assert prediction.mask_probability is not None and prediction.mask_level is not None
-            logit = float(prediction.outputs[MALIGNANCY.name][0, 0])
-            presence = presence_logit(prediction.mask_probability)
-            answers.append(_answer(case, sample, sha256, logit, presence, prediction.mask_level >= LESION_LEVEL))
+            answers.append(_answer(case, sha256, prediction, score(case, sample, prediction)))
     return tuple(answers)
 
 
-def _answer(case: Case, sample: Sample, sha256: str, logit: float, presence: float, mask: NDArray[np.bool_]) -> Answer:
-    assert case.label is not None
-    dice = iou = distance = None
-    if sample.mask is not None and case.label != "normal":
-        dice, iou = overlap(mask, sample.mask)
-        distance = hausdorff_95(mask, sample.mask)
+def _answer(case: Case, sha256: str, prediction: Prediction, result: CaseResult) -> Answer:
+    """result: of a network without a presence, whose mask is what it draws."""
+    assert case.label is not None and prediction.mask_probability is not None and result.lesion_share is not None
     return Answer(
         image=case.name,
         sha256=sha256,
@@ -76,12 +68,12 @@ def _answer(case: Case, sample: Sample, sha256: str, logit: float, presence: flo
         fold=case.fold,
         device=case.device,
         label=case.label,
-        logit=logit,
-        presence_logit=presence,
-        dice=dice,
-        iou=iou,
-        hd95=distance,
-        lesion_share=float(mask.mean()),
+        logit=float(prediction.outputs[MALIGNANCY.name][0, 0]),
+        presence_logit=presence_logit(prediction.mask_probability),
+        dice=result.dice,
+        iou=result.iou,
+        hd95=result.hd95,
+        lesion_share=result.lesion_share,
     )
 
 
