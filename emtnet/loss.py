@@ -7,7 +7,9 @@ softplus, so that it is finite and exact at any logit:
     L(z, y) = 2 · [ balance · y · softplus(−z) + (1 − balance) · (1 − y) · softplus(z) ]
 
 balance 0.5 is the plain cross-entropy; above it a missed malignant lesion costs more (sensitivity), below it a false
-alarm does (specificity). The mask loss is soft Dice (Milletari et al., arXiv 1606.04797) plus binary cross-entropy.
+alarm does (specificity). The mask loss is soft Dice (Milletari et al., arXiv 1606.04797) over the images that have a lesion
+plus binary cross-entropy over all. Dice on empty masks would teach the network to answer with all or nothing, and leave
+presence no scores to choose a threshold from.
 """
 
 from dataclasses import dataclass
@@ -29,14 +31,16 @@ def balanced_cross_entropy(logits: Tensor, targets: Tensor, *, balance: float) -
 
 
 def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """1 − soft Dice, averaged over images. logits, targets: (N, 1, H, W).
+    """1 − soft Dice, averaged over the images that have a lesion (a target of at least 0.5); 0 where none has.
 
-    `smooth` (pixels) keeps an empty target defined: there the loss falls to 0 as the predicted area does.
+    logits, targets: (N, 1, H, W). smooth: pixels added to both sides of the fraction.
     """
+    present = targets.amax((1, 2, 3)) >= 0.5
     probability = torch.sigmoid(logits)
     overlap = (probability * targets).sum((1, 2, 3))
     area = probability.sum((1, 2, 3)) + targets.sum((1, 2, 3))
-    return (1.0 - (2.0 * overlap + smooth) / (area + smooth)).mean()
+    missed = 1.0 - (2.0 * overlap + smooth) / (area + smooth)
+    return (missed * present).sum() / present.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ def train(
     cases = load_cases(data)
     tuned_on = selection.fingerprints() if selection else ()
     _require_separate(cases, tuned_on)
+    if start.teacher is not None and start.teacher.info.used_frames().keys() & set(tuned_on):
+        raise DataError(
+            "the teacher has seen selection cases, which would choose the epoch by what they were learned from"
+        )
     identity = {
         "recipe": asdict(recipe),
         "trained_on": [case.fingerprint for case in cases],
@@ -111,6 +115,8 @@ def train(
         state = _load_state(state_path, identity)
         run.restore(state)
         first, best_score = state["epoch"], state["best_score"]
+        if (selection is not None or first == recipe.epochs) and not path.exists():
+            raise DataError(f"{path}: is gone, and the state of the run cannot give it back; choose another -o")
 
     for epoch in range(first, recipe.epochs):
         loss = run.epoch(epoch, reporter)

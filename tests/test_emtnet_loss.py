@@ -109,12 +109,18 @@ def test_soft_dice_of_known_predictions() -> None:
     assert soft_dice(everything, targets).item() == pytest.approx(1 - 101 / 151)
 
 
-def test_soft_dice_of_an_empty_target_falls_with_the_predicted_area() -> None:
-    empty = torch.zeros(1, 1, 10, 10)
-    losses = [soft_dice(torch.full_like(empty, logit), empty).item() for logit in (-50.0, -5.0, 0.0, 5.0)]
-    assert losses[0] == pytest.approx(0.0, abs=1e-6)
-    assert losses == sorted(losses)
-    assert losses[-1] > 0.98
+def test_soft_dice_says_nothing_of_images_without_a_lesion() -> None:
+    targets = torch.zeros(3, 1, 10, 10)
+    assert soft_dice(torch.full_like(targets, 5.0), targets).item() == 0.0
+    targets[1, ..., :5] = 1.0
+    targets[2] = 0.4  # what a teacher doubts in
+    logits = torch.full_like(targets, 100.0, requires_grad=True)
+    loss = soft_dice(logits, targets)
+    assert loss.item() == pytest.approx(1 - 101 / 151)
+    (gradient,) = torch.autograd.grad(soft_dice(0.01 * logits, targets), logits)
+    assert gradient[1].any()
+    assert not gradient[0].any()
+    assert not gradient[2].any()
 
 
 def test_soft_dice_weighs_images_alike_whatever_their_lesions_size() -> None:

@@ -288,6 +288,19 @@ def test_resuming_a_finished_run_changes_nothing(small_dataset: Path, tmp_path: 
     assert contents(out) == before
 
 
+def test_a_run_whose_checkpoint_is_gone_is_not_called_finished(
+    small_dataset: Path, interrupted: Path, tmp_path: Path
+) -> None:
+    data, out = opened(small_dataset, 1), tmp_path / "other"
+    train(data, None, out, recipe=ONCE).unlink()
+    with pytest.raises(DataError, match=r"emtnet-s\.safetensors: is gone"):
+        train(data, None, out, recipe=ONCE, resume=True)
+    (interrupted / CHECKPOINT).unlink()  # it may have been of the best epoch
+    with pytest.raises(DataError, match=r"emtnet-s\.safetensors: is gone"):
+        train(data, opened(small_dataset, 2), interrupted, recipe=RECIPE, resume=True)
+    assert sorted(contents(interrupted)) == [STATE_NAME]
+
+
 def cases(*labels: Label | None, group: str = "g", fold: int = 1, source: str = "S") -> Dataset:
     """Cases whose images do not exist: what is refused here is refused before a picture is read."""
     return Dataset(
@@ -415,6 +428,24 @@ def test_a_student_starts_from_its_teacher_and_learns_from_it(
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name], rtol=2e-3, atol=1e-4, msg=name)
     assert same(dict(teacher.network.state_dict()), before)
+
+
+@pytest.mark.parametrize("used", ["trained_on", "tuned_on"])
+def test_a_teacher_that_has_seen_the_selection_is_refused(
+    small_dataset: Path, tmp_path: Path, teacher: Teacher, used: str
+) -> None:
+    selection = opened(small_dataset, 2)
+    seen: dict[str, Any] = {used: selection.fingerprints()[-1:]}
+    info = replace(teacher.info, **seen)
+    with pytest.raises(DataError, match="the teacher has seen selection cases"):
+        train(
+            opened(small_dataset, 1),
+            selection,
+            tmp_path / "run",
+            recipe=ONCE,
+            start=Start(teacher=Teacher(teacher.network, info)),
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bad_encoder_file_is_refused_before_training(small_dataset: Path, tmp_path: Path) -> None:
