@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from benchmarks.latency import Latency, measure
 from benchmarks.memory import peak_rss_bytes
-from edge.bundle import Artifact, Bundle
+from edge.bundle import Bundle
 from edge.engines import is_installed, open_artifact
 from edge.errors import BundleError
+from edge.manifest import Artifact
 from edge.phantom import phantom_case
 from edge.preprocess import preprocess
 

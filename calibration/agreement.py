@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.metrics import overlap
-from edge.bundle import OutputSpec
 from edge.errors import EngineError
 from edge.interpretation import Outputs, named_output
+from edge.manifest import OutputSpec
 
 SMALLEST_COMPARED_SHARE: Final = 0.01
 """Masks below this share of the frame are left out of mask Dice: there one edge pixel is several per cent."""

@@ -9,10 +9,11 @@ from calibration.agreement import Agreement, AgreementLimits, Answer, Comparison
 from calibration.dataset import Case, Dataset, Sample
 from calibration.evaluation import Progress, case_json, score
 from calibration.metrics import MALIGNANT, CaseResult, Metrics, summarise
-from edge.bundle import Artifact, Bundle, Manifest
+from edge.bundle import Bundle
 from edge.engines import is_installed, open_artifact
 from edge.engines.onnx import open_referee
 from edge.errors import BundleError, DataError
+from edge.manifest import Artifact, Manifest
 from edge.predictor import Engine, Predictor
 from edge.preprocess import preprocess
 

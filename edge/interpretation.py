@@ -16,7 +16,7 @@ from edge.preprocess import Resize, sigmoid, softmax
 from edge.presence import Presence, presence_logit
 
 if TYPE_CHECKING:
-    from edge.bundle import OutputSpec
+    from edge.manifest import OutputSpec
 
 LESION: Final = "lesion"
 NO_LESION: Final = "no lesion"

@@ -12,8 +12,9 @@ from rich.progress import track
 from rich.table import Table
 
 from edge.atomic import write_text
-from edge.bundle import MANIFEST, Bundle
+from edge.bundle import Bundle
 from edge.errors import EdgekitError
+from edge.manifest import MANIFEST
 
 Item = TypeVar("Item")
 _WIDTH = None if sys.stdout.isatty() else 160

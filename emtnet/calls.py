@@ -16,9 +16,9 @@ from calibration.operating_point import (
     fit_presence,
     fit_temperature,
 )
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
 from edge.interpretation import NO_LESION
+from edge.manifest import OperatingPoint
 from edge.presence import Presence
 from emtnet.answers import Answer
 from emtnet.engine import POSITIVE, UNSET

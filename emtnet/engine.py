@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle import OperatingPoint, OutputSpec
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
+from edge.manifest import OperatingPoint, OutputSpec
 from edge.predictor import Predictor
 from edge.presence import Presence
 from emtnet.network import ARCHITECTURES, INPUT_SIZE, EmtNet, ExportedEmtNet

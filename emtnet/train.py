@@ -20,8 +20,8 @@ from calibration.evaluation import Evaluation, evaluate
 from calibration.metrics import Metrics
 from calibration.operating_point import choose_threshold
 from edge.atomic import write_bytes
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
+from edge.manifest import OperatingPoint
 from emtnet.batches import LoadedCase, batch_count, batches, load_cases
 from emtnet.calls import Calls
 from emtnet.engine import POSITIVE, UNSET, torch_predictor

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from edge.atomic import write_bytes
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
+from edge.manifest import OperatingPoint
 from edge.presence import Presence
 from emtnet.network import ARCHITECTURES, EmtNet
 

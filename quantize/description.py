@@ -9,8 +9,8 @@ from typing import Any, Final, Self, get_args
 
 import numpy as np
 
-from edge.bundle import Activation
 from edge.errors import DataError
+from edge.manifest import Activation
 from edge.preprocess import Resize
 
 _ACTIVATIONS: Final = get_args(Activation)

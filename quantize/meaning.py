@@ -9,8 +9,8 @@ from typing import Final
 
 import onnx
 
-from edge.bundle import Activation, Kind, OperatingPoint, OutputSpec
 from edge.errors import ConversionError
+from edge.manifest import Activation, Kind, OperatingPoint, OutputSpec
 from quantize.description import Description
 
 DEFAULT_THRESHOLD: Final = 0.5

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from edge.bundle import InputSpec, OperatingPoint, OutputSpec, Training
+from edge.manifest import InputSpec, OperatingPoint, OutputSpec, Training
 from edge.presence import Presence
 
 _UNKNOWN = Training((), (), ())

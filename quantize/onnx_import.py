@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edge.bundle import InputSpec
 from edge.errors import ConversionError, DataError
 from edge.frame import GreyImage
+from edge.manifest import InputSpec
 from quantize.description import Description
 from quantize.meaning import describe_outputs
 from quantize.network import Network

@@ -10,22 +10,10 @@ from typing import Final
 import onnx
 
 from calibration.subset import CalibrationFrames
-from edge.bundle import (
-    PRECISIONS,
-    SCHEMA,
-    Artifact,
-    Bundle,
-    Calibration,
-    InputSpec,
-    Manifest,
-    Missing,
-    Training,
-    describe_file,
-    new_bundle,
-    write_manifest,
-)
+from edge.bundle import Bundle, describe_file, new_bundle, write_manifest
 from edge.errors import ConversionError, DataError, MissingDependencyError, require
 from edge.frame import GreyImage
+from edge.manifest import PRECISIONS, SCHEMA, Artifact, Calibration, InputSpec, Manifest, Missing, Training
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
 from emtnet.engine import LABELS, MALIGNANCY, mask_output

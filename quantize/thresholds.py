@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from calibration.operating_point import matched_threshold
-from edge.bundle import Manifest
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
+from edge.manifest import Manifest
 from quantize.onnx_graph import plain_session
 
 

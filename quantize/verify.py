@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from edge.bundle import Artifact
 from edge.engines import is_installed, open_model
 from edge.engines.onnx import open_referee
 from edge.errors import ConversionError, EngineError, MissingDependencyError
 from edge.frame import GreyImage
+from edge.manifest import Artifact
 
 _FRAMES: Final = 16
 _LEAST_SPREAD: Final = 0.1

@@ -7,17 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.bundle import (
-    SCHEMA,
-    Artifact,
-    Bundle,
-    InputSpec,
-    Manifest,
-    OperatingPoint,
-    OutputSpec,
-    describe_file,
-    write_manifest,
-)
+from edge.bundle import Bundle, describe_file, write_manifest
+from edge.manifest import SCHEMA, Artifact, InputSpec, Manifest, OperatingPoint, OutputSpec
 from edge.presence import Presence
 
 HEIGHT, WIDTH = 40, 64

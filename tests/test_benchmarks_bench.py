@@ -12,18 +12,10 @@ from onnx import TensorProto, helper
 
 import benchmarks.bench as bench_module
 from benchmarks.bench import bench, environment
-from edge.bundle import (
-    SCHEMA,
-    Artifact,
-    Bundle,
-    BundleFile,
-    InputSpec,
-    Manifest,
-    OperatingPoint,
-    OutputSpec,
-)
+from edge.bundle import Bundle
 from edge.errors import BundleError, IntegrityError
 from edge.frame import GreyImage
+from edge.manifest import SCHEMA, Artifact, BundleFile, InputSpec, Manifest, OperatingPoint, OutputSpec
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
 

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from calibration.agreement import Agreement, AgreementLimits, Answer, Comparison, OutputDifferences
-from edge.bundle import OutputSpec
 from edge.errors import EngineError
+from edge.manifest import OutputSpec
 
 FEATURES = OutputSpec("features", "other", "none", (1, 20))
 SCORE = OutputSpec("score", "class", "sigmoid", (1, 1))

@@ -8,8 +8,9 @@ from foreign_bundles import CLASSES, FEATURES, MASK, write_bundle
 
 from calibration.dataset import Dataset
 from calibration.drift import check_drift
-from edge.bundle import Bundle, OutputSpec
+from edge.bundle import Bundle
 from edge.engines.onnx import open_referee
+from edge.manifest import OutputSpec
 from edge.predictor import Predictor
 from edge.presence import Presence
 

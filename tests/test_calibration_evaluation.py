@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from calibration.dataset import Case, Dataset
 from calibration.evaluation import evaluate
 from calibration.metrics import hausdorff_95
-from edge.bundle import OutputSpec
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
+from edge.manifest import OutputSpec
 from edge.predictor import Predictor
 from edge.presence import Presence
 

@@ -11,23 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.bundle import (
-    SCHEMA,
-    Artifact,
-    Bundle,
-    InputSpec,
-    Manifest,
-    OperatingPoint,
-    OutputSpec,
-    describe_file,
-    new_bundle,
-    write_manifest,
-)
+from edge.bundle import Bundle, describe_file, new_bundle, write_manifest
 from edge.engines import ENGINES, engine_errors, is_installed, open_artifact, open_model
 from edge.engines.onnx import open_referee
 from edge.engines.openvino import devices
 from edge.errors import EngineError, IntegrityError, MissingDependencyError
 from edge.frame import GreyImage
+from edge.manifest import SCHEMA, Artifact, InputSpec, Manifest, OperatingPoint, OutputSpec
 from edge.predictor import Engine, Predictor
 
 PACKAGES = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}

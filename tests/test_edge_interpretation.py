@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import Activation, OutputSpec
 from edge.errors import EngineError
 from edge.interpretation import Interpretation, Outputs
+from edge.manifest import Activation, OutputSpec
 from edge.presence import Presence, presence_logit
 
 LABELS = ("normal", "benign", "malignant")

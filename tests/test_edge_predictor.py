@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import OutputSpec
 from edge.errors import EngineError
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
+from edge.manifest import OutputSpec
 from edge.predictor import Prediction, Predictor
 from edge.preprocess import Resize, preprocess, sigmoid
 from edge.presence import Presence, presence_logit

@@ -15,7 +15,8 @@ import pytest
 from foreign_bundles import CLASSES, FEATURES, LABELS, MASK, write_bundle
 from onnx import numpy_helper
 
-from edge.bundle import BUILTIN, Bundle, OutputSpec, describe_file, write_manifest
+from edge.bundle import BUILTIN, Bundle, describe_file, write_manifest
+from edge.manifest import OutputSpec
 from edge.phantom import phantom_case
 from edge.presence import Presence
 from edgekit.cli import main

@@ -15,9 +15,9 @@ from synthetic_answers import BLANK, answers
 
 from calibration.metrics import LESIONS, PAPER_SENSITIVITY
 from calibration.operating_point import choose_presence_threshold, fit_temperature
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
 from edge.interpretation import NO_LESION
+from edge.manifest import OperatingPoint
 from edge.presence import Presence
 from emtnet.answers import Answer
 from emtnet.calls import NO_CALLS, REPORT_KEY, Calls, called, fit_calls, is_seen, read_calls, store_calls

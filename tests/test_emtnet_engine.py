@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from edge.bundle import OperatingPoint
 from edge.frame import GreyImage
+from edge.manifest import OperatingPoint
 from edge.preprocess import preprocess, sigmoid
 from edge.presence import Presence
 from emtnet.engine import TorchEngine, emtnet_interpretation, mask_output, torch_predictor

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
+from edge.manifest import OperatingPoint
 from emtnet.calls import Calls, store_calls
 from emtnet.loss import Targets
 from emtnet.network import EmtNet

@@ -14,8 +14,8 @@ from test_emtnet_imagenet import Weights, weights
 from torch import Tensor
 
 from calibration.dataset import Case, Dataset, Label
-from edge.bundle import OperatingPoint
 from edge.errors import DataError
+from edge.manifest import OperatingPoint
 from edge.presence import Presence
 from emtnet.calls import Calls
 from emtnet.engine import UNSET

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edge.bundle import OperatingPoint
 from edge.errors import DataError, SinkError
+from edge.manifest import OperatingPoint
 from edge.presence import Presence
 from emtnet.network import ARCHITECTURES, EmtNet
 from emtnet.weights import SCHEMA, SHIPPED, CheckpointInfo, as_saved, load_checkpoint, save_checkpoint

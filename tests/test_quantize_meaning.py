@@ -8,8 +8,8 @@ import pytest
 from foreign_networks import Dims, array, model_of
 from onnx import TensorProto, helper
 
-from edge.bundle import OperatingPoint, OutputSpec
 from edge.errors import ConversionError
+from edge.manifest import OperatingPoint, OutputSpec
 from quantize.description import Description
 from quantize.meaning import describe_outputs
 

@@ -11,7 +11,7 @@ from import_checks import HALF, IMAGENET, NONE, PIXELS, refused, same
 from onnx import TensorProto, helper
 from test_quantize_support import initializers, nodes_of, read_tflite, run_tflite
 
-from edge.bundle import InputSpec
+from edge.manifest import InputSpec
 from quantize.description import Description
 from quantize.network import Network
 from quantize.onnx_graph import plain_session

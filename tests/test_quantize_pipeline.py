@@ -26,10 +26,11 @@ from test_quantize_support import (
 
 from calibration.operating_point import matched_threshold
 from calibration.subset import CalibrationFrames
-from edge.bundle import Bundle, OperatingPoint
+from edge.bundle import Bundle
 from edge.engines.onnx import open_referee
 from edge.errors import BundleError, CalibrationError, ConversionError, DataError, MissingDependencyError
 from edge.frame import fingerprint
+from edge.manifest import OperatingPoint
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
 from edge.preprocess import preprocess

@@ -11,9 +11,9 @@ import pytest
 from foreign_bundles import CLASSES, FEATURES, HEIGHT, LABELS, MASK, WIDTH, network, write_bundle
 from onnx import numpy_helper
 
-from edge.bundle import Manifest, OperatingPoint, OutputSpec
 from edge.engines.onnx import OnnxEngine
 from edge.frame import GreyImage
+from edge.manifest import Manifest, OperatingPoint, OutputSpec
 from edge.phantom import phantom_case
 from edge.predictor import Prediction, Predictor
 from edge.preprocess import preprocess

@@ -10,11 +10,12 @@ from foreign_networks import SIDE, Array, array, body, calibration, images, mode
 from onnx import numpy_helper
 from test_quantize_support import copy_of
 
-from edge.bundle import Artifact, describe_file
+from edge.bundle import describe_file
 from edge.engines import open_model
 from edge.engines.onnx import open_referee
 from edge.errors import ConversionError
 from edge.frame import GreyImage
+from edge.manifest import Artifact
 from quantize import Description, export, pipeline, verify
 from quantize.onnx_import import import_onnx
 from quantize.openvino_ir import write_ir

@@ -11,7 +11,8 @@ from edge.errors import EngineError
 from edge.predictor import Engine
 
 if TYPE_CHECKING:
-    from edge.bundle import Artifact, Bundle
+    from edge.bundle import Bundle
+    from edge.manifest import Artifact
 
 ENGINES: Final = {
     "openvino": "edge.engines.openvino:open_model",
