@@ -112,7 +112,6 @@ def assert_each_alone(
         assert found.get(name) == pytest.approx(interval(statistic, groups, resamples=30, seed=3)), name
 
 
-@settings(deadline=None)
 @given(RESULTS, st.data(), st.sampled_from([None, 0.5]), st.sampled_from(["malignant", "benign", None]))
 def test_all_figures_at_once_are_each_figure_alone(
     results: list[CaseResult], data: st.DataObject, threshold: float | None, positive: str | None

@@ -68,7 +68,7 @@ def test_a_case_without_group_is_hashed_by_its_name(tmp_path: Path, write_png: W
     assert [case.fold for case in Dataset.open([tmp_path])] == [1, 3]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from([f"p{number}" for number in range(12)]), min_size=1, max_size=60),
     st.dictionaries(st.sampled_from([f"p{number}" for number in range(12)]), st.integers(1, 9), max_size=6),

@@ -49,7 +49,17 @@ def _modules(package: str) -> list[Path]:
 
 @pytest.mark.parametrize(
     "module",
-    ["edge", "edge.predictor", "edge.bundle", "edge.overlay", "edge.files", "edge.phantom", "edge.engines"],
+    [
+        "edge",
+        "edge.predictor",
+        "edge.bundle",
+        "edge.overlay",
+        "edge.files",
+        "edge.phantom",
+        "edge.engines",
+        "edge.stream",
+        "edge.analysis",
+    ],
 )
 def test_the_runtime_imports_nothing_heavy(module: str) -> None:
     assert not HEAVY & modules_after(f"import {module}")

@@ -80,7 +80,7 @@ def test_any_networks_decision_has_a_colour(positive: str | None, decision: str,
     assert decision_colour(other) == colour
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(16, 90), st.integers(16, 450)),
     box=st.tuples(*[st.floats(0, 1)] * 4),

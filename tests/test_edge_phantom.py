@@ -89,7 +89,7 @@ def test_labels_are_drawn_in_the_stated_proportions() -> None:
     assert counts["normal"] / 1200 == pytest.approx(0.20, abs=0.04)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
     label=st.sampled_from(["benign", "malignant", "normal"]),

@@ -125,7 +125,6 @@ def test_an_engine_that_answers_another_shape_is_another_network() -> None:
         predict(Last())
 
 
-@settings(deadline=None)
 @given(logit=st.floats(-30, 30, width=32))
 def test_malignancy_is_the_logits_probability(logit: float) -> None:
     prediction = predict(FakeEngine(logit))

@@ -58,7 +58,7 @@ def test_a_frame_of_the_input_size_is_the_input() -> None:
     assert np.array_equal(preprocess(pattern(256, 224), (256, 224)), pattern(256, 224))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=SIDE, width=SIDE, size=st.sampled_from([(256, 256), (64, 96), (130, 33)]), resize=RESIZE)
 def test_any_frame_gets_the_input_shape_and_is_left_alone(
     height: int, width: int, size: tuple[int, int], resize: Resize
@@ -71,7 +71,7 @@ def test_any_frame_gets_the_input_shape_and_is_left_alone(
     assert np.array_equal(frame, pattern(height, width))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=SIDE, width=SIDE, grey=st.integers(0, 255))
 def test_a_flat_frame_stays_flat(height: int, width: int, grey: int) -> None:
     assert np.all(preprocess(np.full((height, width), grey, np.uint8), (256, 256)) == grey)
@@ -160,7 +160,7 @@ def test_the_box_lies_inside_fills_one_side_and_keeps_the_aspect(frame: tuple[in
     assert min(box.height, box.width) >= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=SIDE, width=SIDE, size=st.sampled_from([(256, 256), (64, 96), (130, 33)]))
 def test_a_letterboxed_frame_is_the_stretched_one_on_black(height: int, width: int, size: tuple[int, int]) -> None:
     frame = np.maximum(pattern(height, width), 1)
@@ -170,7 +170,7 @@ def test_a_letterboxed_frame_is_the_stretched_one_on_black(height: int, width: i
     assert np.count_nonzero(image) == box.height * box.width
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     frame=st.tuples(st.integers(64, 700), st.integers(64, 700)),
     size=st.sampled_from([(256, 256), (128, 192), (224, 160)]),
@@ -226,7 +226,7 @@ def test_a_mask_keeps_its_place() -> None:
     assert np.array_equal(np.flatnonzero(lesion.any(axis=0)), np.arange(250, 500))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=SIDE, width=SIDE, resize=RESIZE)
 def test_a_mask_gets_the_frames_shape(height: int, width: int, resize: Resize) -> None:
     mask = mask_to_frame(np.zeros((64, 48), np.float32), (height, width), input_size=(128, 96), resize=resize)

@@ -37,7 +37,7 @@ def variant(sample: Sample, seed: int) -> Sample:
     return augment(sample, np.random.default_rng(seed))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SEEDS)
 def test_the_mask_follows_the_image(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def test_the_test_above_would_notice_a_mask_left_behind() -> None:
     assert moved > 25
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS, st.tuples(st.integers(16, 40), st.integers(16, 40)), st.booleans())
 def test_tiny_frames_give_frames(seed: int, size: tuple[int, int], masked: bool) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, size, np.uint8)

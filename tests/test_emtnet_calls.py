@@ -36,7 +36,7 @@ def sensitivity(cases: list[Answer], calls: Calls) -> float:
     return float(np.mean(found))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.8, PAPER_SENSITIVITY, 1.0]), st.booleans())
 def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(seed: int, wanted: float, normals: bool) -> None:
     cases = answers(seed=seed, normals=normals)

@@ -1,0 +1,148 @@
+"""Delivery: every sink in a thread of its own, so that a slow or dead one holds nothing back."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from edge.backoff import Backoff
+from edge.errors import EdgekitError, SinkError
+from edge.handover import Closed, Handover
+
+Result = TypeVar("Result")
+Taken_contra = TypeVar("Taken_contra", contravariant=True)
+
+
+class Sink(Protocol[Taken_contra]):
+    """Where results go. Used by one thread."""
+
+    def write(self, result: Taken_contra) -> None:
+        """Take one result. Raises SinkError."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was written. Raises SinkError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlan(Generic[Result]):
+    """A sink and how to open it, also again after it failed.
+
+    capacity: results that may wait for it; a full sink loses its oldest. again: whether it may be opened anew after a failure; a
+    file that would be written over may not. drain_s: how long it may take to write what waits when the run ends.
+    """
+
+    name: str
+    open: Callable[[], Sink[Result]]
+    capacity: int = 64
+    again: bool = True
+    drain_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """written, lost: results. error: the newest failure, None while it works."""
+
+    name: str
+    written: int
+    lost: int
+    failures: int
+    error: str | None
+
+    @property
+    def sound(self) -> bool:
+        """Nothing failed and nothing was lost."""
+        return not self.failures and not self.lost
+
+
+class Delivery(Generic[Result]):
+    """The thread of one sink. The sink is opened by the constructor, so that what cannot work is said at once: SinkError."""
+
+    def __init__(self, plan: SinkPlan[Result], *, backoff: Backoff | None = None) -> None:
+        self._plan = plan
+        self._backoff = backoff or Backoff()
+        self._waiting: Handover[Result] = Handover(plan.capacity)
+        self._lock = threading.Lock()
+        self._written = self._lost = self._failures = 0
+        self._error: str | None = None
+        self._stopping = threading.Event()
+        self._sink: Sink[Result] | None = plan.open()
+        self._thread = threading.Thread(target=self._run, name=f"sink {plan.name}", daemon=True)
+        self._thread.start()
+
+    def offer(self, result: Result) -> None:
+        """Hand a result over; never waits."""
+        try:
+            replaced = self._waiting.put(result)
+        except Closed:
+            replaced = result
+        if replaced is not None:
+            self._lose(1)
+
+    def status(self) -> SinkStatus:
+        with self._lock:
+            return SinkStatus(self._plan.name, self._written, self._lost, self._failures, self._error)
+
+    def close(self) -> SinkStatus:
+        """Let the sink write what waits, for `drain_s` at most, and close it; what it could not take is counted as lost."""
+        self._stopping.set()
+        self._waiting.close()
+        self._thread.join(self._plan.drain_s)
+        if self._thread.is_alive():
+            self._lose(len(self._waiting.close(discard=True)))
+            self._note(SinkError(f"{self._plan.name}: did not finish within {self._plan.drain_s:g} s"))
+        return self.status()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                result = self._waiting.get()
+            except Closed:
+                break
+            if self._sink is None and not self._reopen():
+                self._lose(1)
+                continue
+            try:
+                assert self._sink is not None
+                self._sink.write(result)
+            except Exception as error:  # a sink's fault must not end the run
+                self._lose(1)
+                self._note(error)
+                self._shut()
+            else:
+                with self._lock:
+                    self._written += 1
+                    self._error = None
+                self._backoff.reset()
+        self._shut()
+
+    def _reopen(self) -> bool:
+        if not self._plan.again or not self._backoff.due():
+            return False
+        try:
+            self._sink = self._plan.open()
+        except Exception as error:
+            self._note(error)
+            return False
+        return True
+
+    def _shut(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        try:
+            sink.close()
+        except Exception as error:
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        self._backoff.failed()
+        text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
+        with self._lock:
+            self._failures += 1
+            self._error = text
+
+    def _lose(self, count: int) -> None:
+        with self._lock:
+            self._lost += count
