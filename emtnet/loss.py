@@ -9,7 +9,7 @@ softplus, so that it is finite and exact at any logit:
 balance 0.5 is the plain cross-entropy; above it a missed malignant lesion costs more (sensitivity), below it a false
 alarm does (specificity). The mask loss is soft Dice (Milletari et al., arXiv 1606.04797) over the images that have a lesion
 plus binary cross-entropy over all. Dice on empty masks would teach the network to answer with all or nothing, and leave
-presence no scores to choose a threshold from.
+presence no scores to choose a threshold from. What presence is read from (`edge.presence`) has a cross-entropy of its own.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edge.presence import TOP_SHARE
 from emtnet.network import Outputs
 
 
@@ -35,12 +36,26 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
 
     logits, targets: (N, 1, H, W). smooth: pixels added to both sides of the fraction.
     """
-    present = targets.amax((1, 2, 3)) >= 0.5
+    present = _has_lesion(targets)
     probability = torch.sigmoid(logits)
     overlap = (probability * targets).sum((1, 2, 3))
     area = probability.sum((1, 2, 3)) + targets.sum((1, 2, 3))
     missed = 1.0 - (2.0 * overlap + smooth) / (area + smooth)
     return (missed * present).sum() / present.sum().clamp(min=1)
+
+
+def presence_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the mean of the mask's highest logits, `edge.presence.TOP_SHARE` of them, with "there is a lesion".
+
+    logits, targets: (N, 1, H, W).
+    """
+    flat = logits.flatten(1)
+    top = flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(1)
+    return F.binary_cross_entropy_with_logits(top, _has_lesion(targets).to(top.dtype))
+
+
+def _has_lesion(targets: Tensor) -> Tensor:
+    return targets.amax((1, 2, 3)) >= 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,9 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class MultitaskLoss:
-    """Weighted sum of mask, class and gate losses.
+    """Weighted sum of mask, presence, class and gate losses.
 
-    Images without a lesion teach the mask and the gate only, images without a drawn mask the class only.
+    Images without a lesion teach the mask, presence and the gate only, images without a drawn mask the class only.
     gate_weight: of the cross-entropy between the lesion head's gate and the mask shrunk to its size (deep supervision).
     label_smoothing: class targets move this share of the way to 0.5, which keeps the logits from growing without bound.
     """
@@ -67,13 +82,14 @@ class MultitaskLoss:
     balance: float = 0.5
     class_weight: float = 1.0
     mask_weight: float = 1.0
+    presence_weight: float = 0.0
     gate_weight: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.balance < 1.0 or not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError("balance lies between 0 and 1, label_smoothing from 0 to below 1")
-        if min(self.class_weight, self.mask_weight, self.gate_weight) < 0.0:
+        if min(self.class_weight, self.mask_weight, self.presence_weight, self.gate_weight) < 0.0:
             raise ValueError("the weights of a loss are not negative")
 
     def __call__(self, outputs: Outputs, targets: Targets) -> Tensor:
@@ -85,6 +101,8 @@ class MultitaskLoss:
             if self.mask_weight:
                 mask_loss = soft_dice(mask, target) + F.binary_cross_entropy_with_logits(mask, target)
                 loss = loss + self.mask_weight * mask_loss
+            if self.presence_weight:
+                loss = loss + self.presence_weight * presence_cross_entropy(mask, target)
             if self.gate_weight:
                 gate = outputs.gate[drawn].float()
                 shrunk = F.interpolate(target, size=gate.shape[2:], mode="area")

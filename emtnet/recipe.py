@@ -29,6 +29,7 @@ class Recipe:
     weight_decay: float = 0.02
     balance: float = 0.5
     class_weight: float = 1.0
+    presence_weight: float = 0.3
     gate_weight: float = 0.3
     ema_decay: float = 0.99
     label_smoothing: float = 0.1
@@ -56,6 +57,7 @@ class Recipe:
             balance=self.balance,
             class_weight=0.0 if self.tasks == "mask" else self.class_weight,
             mask_weight=0.0 if self.tasks == "class" else 1.0,
+            presence_weight=0.0 if self.tasks == "class" else self.presence_weight,
             gate_weight=self.gate_weight if self.guided and self.tasks != "class" else 0.0,
             label_smoothing=self.label_smoothing,
         )

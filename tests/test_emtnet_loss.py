@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from emtnet.loss import MultitaskLoss, Targets, balanced_cross_entropy, soft_dice
+from emtnet.loss import MultitaskLoss, Targets, balanced_cross_entropy, presence_cross_entropy, soft_dice
 from emtnet.network import Outputs
 
 LOGITS = st.floats(-1e4, 1e4, width=32)
@@ -132,13 +132,38 @@ def test_soft_dice_weighs_images_alike_whatever_their_lesions_size() -> None:
     assert soft_dice(logits, targets).item() == pytest.approx((0.0 + 0.5) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["class_weight", "mask_weight", "gate_weight"])
+NO_GATE = torch.zeros(())
+
+
+def test_presence_is_read_from_the_highest_logits_of_each_image() -> None:
+    logits = torch.full((2, 1, 20, 20), -9.0)
+    logits[0, 0, 3, 4], logits[0, 0, 15, 2] = 1.0, 2.0  # 0.5 % of 400 pixels
+    targets = torch.zeros_like(logits)
+    targets[0, 0, 3:5, 3:5] = 1.0
+    found, clear = math.log1p(math.exp(-1.5)), math.log1p(math.exp(-9.0))
+    assert presence_cross_entropy(logits, targets).item() == pytest.approx((found + clear) / 2, rel=1e-5)
+    assert presence_cross_entropy(logits, 0.4 * targets).item() == pytest.approx((1.5 + found + clear) / 2, rel=1e-5)
+
+
+def test_presence_has_its_weight_in_the_sum_and_needs_a_drawn_mask() -> None:
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.zeros(2, 1, 8, 8)
+    drawn[0, 0, 2:5] = 1.0
+    targets = Targets(drawn, torch.tensor([[1.0], [math.nan]]))
+    outputs = Outputs(torch.randn(2, 1, 8, 8, generator=generator), torch.randn(2, 1, generator=generator), NO_GATE)
+    without = MultitaskLoss()(outputs, targets)
+    presence = presence_cross_entropy(outputs.mask, targets.mask)
+    assert MultitaskLoss(presence_weight=0.3)(outputs, targets).item() == pytest.approx(
+        (without + 0.3 * presence).item()
+    )
+    undrawn = Targets(torch.full_like(targets.mask, math.nan), targets.label)
+    assert MultitaskLoss(presence_weight=0.3)(outputs, undrawn).item() == MultitaskLoss()(outputs, undrawn).item()
+
+
+@pytest.mark.parametrize("name", ["class_weight", "mask_weight", "presence_weight", "gate_weight"])
 def test_a_negative_weight_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not negative"):
         MultitaskLoss(**{name: -0.1})
-
-
-NO_GATE = torch.zeros(())
 
 
 def loss_of(loss: MultitaskLoss, malignancy: list[float], classes: list[float]) -> float:

@@ -26,6 +26,7 @@ from emtnet.recipe import Recipe, default_recipe
         ({"balance": 1.0}, "balance"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"class_weight": -1.0}, "not negative"),
+        ({"presence_weight": -1.0}, "not negative"),
         ({"gate_weight": -1.0}, "not negative"),
     ],
 )
@@ -37,18 +38,18 @@ def test_a_recipe_is_checked_when_it_is_made(change: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("change", "weights"),
     [
-        ({}, (1.0, 1.0, 0.3)),
-        ({"guided": False}, (1.0, 1.0, 0.0)),
-        ({"tasks": "class"}, (1.0, 0.0, 0.0)),
-        ({"tasks": "mask", "class_weight": 2.0}, (0.0, 1.0, 0.3)),
-        ({"class_weight": 2.0, "gate_weight": 0.5}, (2.0, 1.0, 0.5)),
+        ({}, (1.0, 1.0, 0.3, 0.3)),
+        ({"guided": False}, (1.0, 1.0, 0.3, 0.0)),
+        ({"tasks": "class"}, (1.0, 0.0, 0.0, 0.0)),
+        ({"tasks": "mask", "class_weight": 2.0}, (0.0, 1.0, 0.3, 0.3)),
+        ({"class_weight": 2.0, "presence_weight": 0.1, "gate_weight": 0.5}, (2.0, 1.0, 0.1, 0.5)),
     ],
 )
 def test_the_loss_weighs_the_tasks_that_are_learned(
-    change: dict[str, Any], weights: tuple[float, float, float]
+    change: dict[str, Any], weights: tuple[float, float, float, float]
 ) -> None:
     loss = Recipe(**change, balance=0.6, label_smoothing=0.2).loss()
-    assert (loss.class_weight, loss.mask_weight, loss.gate_weight) == weights
+    assert (loss.class_weight, loss.mask_weight, loss.presence_weight, loss.gate_weight) == weights
     assert (loss.balance, loss.label_smoothing) == (0.6, 0.2)
 
 

@@ -56,6 +56,7 @@ def variants() -> list[Variant]:
         Variant("segmentation only", replace(SHORT, tasks="mask")),
         Variant("without the lesion head", replace(SHORT, guided=False)),
         Variant("from random weights", SHORT, pretrained=False),
+        Variant("without the presence loss", replace(SHORT, presence_weight=0.0)),
         Variant("without clear windows", replace(SHORT, clear_share=0.0)),
     ]
     return changed + [Variant(f"balance {b:g}", replace(SHORT, balance=b)) for b in BALANCES if b != SHORT.balance]
