@@ -76,7 +76,10 @@ class Capture:
         self._thread.start()
 
     def stop(self) -> bool:
-        """End capture; frames that wait are dropped. False when the source did not let go of its thread in time."""
+        """End capture; frames that wait are dropped. False when the source did not let go of its thread in time.
+
+        A try to connect again is not waited for: it ends by its own time-out.
+        """
         self._stopping.set()
         with self._lock:
             if self._source is not None:
@@ -85,7 +88,7 @@ class Capture:
             self._drop(frame, STOPPED)
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
-        return not self._thread.is_alive()
+        return not self._thread.is_alive() or self.state is SourceState.RECONNECTING
 
     def _run(self) -> None:
         try:

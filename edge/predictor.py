@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -46,6 +47,23 @@ class Timing:
     @property
     def total_ms(self) -> float:
         return self.preprocess_ms + self.infer_ms + self.postprocess_ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """What the network says of one frame, at its own resolution and before any call; None where it has no such output.
+
+    mask_probability, probabilities, presence, outputs: as in `Prediction`. started_ns, prepared_ns, inferred_ns: by the
+    predictor's clock, when preprocessing began and ended and when the engine had answered.
+    """
+
+    mask_probability: NDArray[np.float32] | None
+    probabilities: dict[str, float]
+    presence: float | None
+    outputs: Mapping[str, NDArray[np.float32]]
+    started_ns: int
+    prepared_ns: int
+    inferred_ns: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,26 +145,40 @@ class Predictor:
         interpretation = opened.manifest.interpretation(artifact.precision)
         return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation)
 
+    def estimate(self, pixels: GreyImage) -> Estimate:
+        """What the network says of one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""
+        how = self.interpretation
+        started_ns = self._clock()
+        image = preprocess(pixels, how.input_size, resize=how.resize)
+        prepared_ns = self._clock()
+        outputs = self.engine.infer(image)
+        inferred_ns = self._clock()
+        mask = how.lesion_probability(outputs)
+        presence = None if mask is None else how.lesion_presence(mask)
+        return Estimate(
+            mask, how.label_probabilities(outputs), presence, outputs, started_ns, prepared_ns, inferred_ns
+        )  # fmt: skip
+
     def predict(self, pixels: GreyImage) -> Prediction:
         """Segment and classify one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""
-        how = self.interpretation
-        started = self._clock()
-        image = preprocess(pixels, how.input_size, resize=how.resize)
-        prepared = self._clock()
-        outputs = self.engine.infer(image)
-        inferred = self._clock()
-        probabilities = how.label_probabilities(outputs)
-        mask = how.lesion_probability(outputs)
-        level = presence = None
-        outlined = False
-        if mask is not None:
-            level = mask_to_frame(mask, pixels.shape, input_size=how.input_size, resize=how.resize)
-            outlined = bool((level >= LESION_LEVEL).any())
-            presence = how.lesion_presence(mask)
-        decision = how.decide(probabilities, presence=presence, outlined=outlined)
-        finished = self._clock()
-        timing = Timing((prepared - started) / 1e6, (inferred - prepared) / 1e6, (finished - inferred) / 1e6)
-        return Prediction(level, mask, probabilities, how.positive, decision, timing, outputs, presence, how.threshold)
+        how, said = self.interpretation, self.estimate(pixels)
+        level = None
+        if said.mask_probability is not None:
+            level = mask_to_frame(said.mask_probability, pixels.shape, input_size=how.input_size, resize=how.resize)
+        outlined = level is not None and bool((level >= LESION_LEVEL).any())
+        decision = how.decide(said.probabilities, presence=said.presence, outlined=outlined)
+        times = (said.started_ns, said.prepared_ns, said.inferred_ns, self._clock())
+        return Prediction(
+            mask_level=level,
+            mask_probability=said.mask_probability,
+            probabilities=said.probabilities,
+            positive=how.positive,
+            decision=decision,
+            timing=Timing(*((after - before) / 1e6 for before, after in pairwise(times))),
+            outputs=said.outputs,
+            presence=said.presence,
+            threshold=how.threshold,
+        )
 
     def close(self) -> None:
         """Release the engine."""
