@@ -1,12 +1,21 @@
 """Analysis of one frame: region of interest, guard, network, findings. What leaves here has nothing outside the region."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.capture import Frame
 from edge.findings import Finding
+from edge.follow import Follower
+from edge.frame import GreyImage, to_grey
+from edge.guard import Guard, GuardKind, Verdict, unsettled
+from edge.predictor import Predictor
 from edge.preprocess import Box
+from edge.roi import Mode, Roi, RoiFinder, black_out
+
+FEATURES = "features"
+"""The output that the guard judges, where a network has it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,3 +41,84 @@ class Analysis:
     origin: object = None
     preprocessed_ns: int | None = None
     inferred_ns: int | None = None
+
+
+class FrameAnalyser:
+    """Analyses the frames of one run in their order; an `edge.stream.Analyser`. It closes the predictor.
+
+    predictor: its clock is that of the run. roi: where the scan lies. guard: None lets every frame through whose region is known.
+    smooth: False for findings of each frame alone.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        roi: Mode = "auto",
+        guard: Guard | None = None,
+        smooth: bool = True,
+    ) -> None:
+        self._predictor, self._guard = predictor, guard
+        self._mode = roi
+        self._finder = RoiFinder(roi)
+        self._follower = Follower(predictor.interpretation, smooth=smooth)
+        self._session = 1
+        self._last: tuple[Finding, float] | None = None
+
+    def analyse(self, frame: Frame) -> Analysis:
+        """The region, the guard's word, and the finding where it has none. Raises DataError, EngineError, SourceError."""
+        picture = frame.picture
+        if frame.session != self._session:
+            self._session = frame.session
+            self._start_afresh()
+        time_s = frame.captured_ns / 1e9 if picture.time_s is None else picture.time_s
+        roi = self._finder.update(picture.pixels, picture.region, time_s)
+        if roi.changed:
+            self._follower.reset()
+        shown = black_out(picture.pixels, roi)
+        inside = shown[roi.box.pixels]
+        grey = to_grey(inside)
+        known = Analysis(
+            frame.number, frame.captured_ns, picture.time_s, shown, grey, roi.box, None,
+            spacing_mm=picture.spacing_mm, origin=picture.origin,
+        )  # fmt: skip
+        verdict = self._before(grey, inside if inside.ndim == 3 else None, roi, time_s)
+        if verdict.reason:
+            return self._rejected(known, verdict, time_s)
+        said = self._predictor.estimate(grey)
+        known = replace(known, preprocessed_ns=said.prepared_ns, inferred_ns=said.inferred_ns)
+        if self._guard is not None and FEATURES in said.outputs:
+            verdict = self._guard.familiar(said.outputs[FEATURES])
+            if verdict.reason:
+                return self._rejected(known, verdict, time_s)
+        finding = self._follower.update(
+            said, grey, time_s=time_s, spacing_mm=picture.spacing_mm, origin=(roi.box.left, roi.box.top)
+        )
+        self._last = (finding, time_s)
+        return replace(known, finding=finding)
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._predictor.close()
+
+    def _before(self, grey: GreyImage, colour: NDArray[np.uint8] | None, roi: Roi, time_s: float) -> Verdict:
+        """The word before the network runs; without a guard only an unknown region is rejected."""
+        if self._guard is None:
+            return unsettled(roi)
+        return self._guard.check(grey, colour, roi, None, round(time_s * 1e9))
+
+    def _rejected(self, known: Analysis, verdict: Verdict, time_s: float) -> Analysis:
+        """A frozen picture is still being read: it keeps its finding. Any other rejection ends what was followed."""
+        if verdict.kind is GuardKind.FROZEN and self._last is not None:
+            finding, found_s = self._last
+            return replace(known, finding=finding, reason=verdict.reason, finding_age_s=time_s - found_s)
+        if verdict.kind is not GuardKind.FROZEN:
+            self._follower.reset()
+            self._last = None
+        return replace(known, reason=verdict.reason)
+
+    def _start_afresh(self) -> None:
+        """The source was opened again: nothing of before is taken for the same place."""
+        self._finder = RoiFinder(self._mode)
+        self._follower.reset()
+        self._last = None

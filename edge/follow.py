@@ -5,7 +5,7 @@ from edge.frame import GreyImage
 from edge.interpretation import NO_LESION, Interpretation
 from edge.measure import Outline, lesions_of
 from edge.motion import Motion
-from edge.predictor import LESION_LEVEL, Prediction
+from edge.predictor import Estimate
 from edge.preprocess import mask_to_frame
 from edge.smoothing import Smoother
 from edge.tracking import Tracker
@@ -33,7 +33,7 @@ class Follower:
 
     def update(
         self,
-        prediction: Prediction,
+        prediction: Estimate,
         grey: GreyImage,
         *,
         time_s: float,
@@ -57,7 +57,7 @@ class Follower:
         certain: list[float] = []
         if mask is not None:
             level = mask_to_frame(mask, grey.shape, input_size=how.input_size, resize=how.resize)
-            outlines = lesions_of(level >= LESION_LEVEL, spacing_mm)
+            outlines = lesions_of(level >= how.outline_level(mask), spacing_mm)
             certain = [outline.certainty(level) for outline in outlines]
         decision = how.decide(probabilities, presence=presence, outlined=bool(outlines))
         if decision == NO_LESION:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge.errors import EngineError
 from edge.preprocess import Resize, sigmoid, softmax
-from edge.presence import Presence, presence_logit
+from edge.presence import LESION_LEVEL, Presence, outline_level, presence_logit
 
 if TYPE_CHECKING:
     from edge.manifest import OutputSpec
@@ -85,6 +85,10 @@ class Interpretation:
     def lesion_presence(self, mask: NDArray[np.float32]) -> float | None:
         """Probability that there is a lesion, 0..1, from the mask's probabilities (h, w); None without a presence."""
         return None if self.presence is None else self.presence.probability(presence_logit(mask))
+
+    def outline_level(self, mask: NDArray[np.float32]) -> int:
+        """Level, of 255, from which a pixel of the mask (h, w) is outlined: 128, lower where presence may find a faint one."""
+        return LESION_LEVEL if self.presence is None else outline_level(mask)
 
     def label_probabilities(self, outputs: Outputs) -> dict[str, float]:
         """Probability of each label, given that there is a lesion where no label says otherwise; empty without a class output.

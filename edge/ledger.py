@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 SAMPLES: Final = 36_000
 """Frames that percentiles are taken over: ten minutes at 60 frames a second."""
+REASONS: Final = 32
+"""Different reasons that are told apart for an outcome; later ones are counted together."""
+OTHER: Final = "other reasons"
 STAGES: Final = ("wait", "preprocess", "infer", "deliver")
 
 
@@ -137,7 +140,8 @@ class Ledger:
         with self._lock:
             if self._in_flight() < 1:
                 raise ValueError(f"frame {record.number}: more frames end than were captured")
-            self._ended[record.outcome][record.reason] += 1
+            found = self._ended[record.outcome]
+            found[record.reason if record.reason in found or len(found) < REASONS else OTHER] += 1
             if record.outcome is Outcome.PROCESSED and record.stages_ms is not None:
                 self._samples[self._taken % len(self._samples)] = (record.latency_ms, *record.stages_ms)
                 self._taken += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from edge.frame import GreyImage
 from edge.interpretation import NO_LESION, Interpretation
 from edge.preprocess import mask_to_frame, preprocess
+from edge.presence import LESION_LEVEL
 
 Clock = Callable[[], int]
-
-LESION_LEVEL: Final = 128
-"""Smallest mask probability (of 255) that counts as lesion."""
 
 
 class Engine(Protocol):
@@ -77,6 +75,7 @@ class Prediction:
     decision: the call, a label, "lesion" or "no lesion"; `edge.interpretation.Interpretation.decide` says when.
     outputs: all that the network gave, as it gave it.
     presence: calibrated probability that there is a lesion, 0..1; None where the bundle has no `edge.presence.Presence`.
+    outline_level: of 255, from which a pixel is outlined.
     """
 
     mask_level: GreyImage | None
@@ -88,6 +87,7 @@ class Prediction:
     outputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     presence: float | None = None
     threshold: float | None = None
+    outline_level: int = LESION_LEVEL
 
     @property
     def malignancy(self) -> float | None:
@@ -104,7 +104,7 @@ class Prediction:
             return None
         if self.decision == NO_LESION:
             return np.zeros(self.mask_level.shape, np.bool_)
-        return self.mask_level >= LESION_LEVEL
+        return self.mask_level >= self.outline_level
 
     @property
     def classified(self) -> bool:
@@ -130,6 +130,7 @@ class Predictor:
         precision: str = "auto",
         threads: int | None = None,
         device: str = "cpu",
+        clock: Clock = time.perf_counter_ns,
     ) -> Self:
         """Open a bundle folder, or for None the built-in bundle of `network`, emtnet or emtnet-s.
 
@@ -143,7 +144,7 @@ class Predictor:
         opened = Bundle.open_or_builtin(bundle, network=network)
         artifact = opened.choose(engine=engine, precision=precision)
         interpretation = opened.manifest.interpretation(artifact.precision)
-        return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation)
+        return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation, clock=clock)
 
     def estimate(self, pixels: GreyImage) -> Estimate:
         """What the network says of one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""
@@ -162,10 +163,11 @@ class Predictor:
     def predict(self, pixels: GreyImage) -> Prediction:
         """Segment and classify one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""
         how, said = self.interpretation, self.estimate(pixels)
-        level = None
+        level, least = None, LESION_LEVEL
         if said.mask_probability is not None:
+            least = how.outline_level(said.mask_probability)
             level = mask_to_frame(said.mask_probability, pixels.shape, input_size=how.input_size, resize=how.resize)
-        outlined = level is not None and bool((level >= LESION_LEVEL).any())
+        outlined = level is not None and bool((level >= least).any())
         decision = how.decide(said.probabilities, presence=said.presence, outlined=outlined)
         times = (said.started_ns, said.prepared_ns, said.inferred_ns, self._clock())
         return Prediction(
@@ -178,6 +180,7 @@ class Predictor:
             outputs=said.outputs,
             presence=said.presence,
             threshold=how.threshold,
+            outline_level=least,
         )
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Whether there is a lesion at all, read from the mask: the third answer beside benign and malignant.
 
 A network that segments also says how sure it is that there is something to segment: the highest probabilities of its mask are
-high on a lesion and low on a normal frame.
+high on a lesion and low on a normal frame. Where there is a lesion, its outline follows from the same figure: a faint one is
+outlined at half its own height.
 """
 
 import math
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 TOP_SHARE: Final = 0.005
 """Share of the mask that is looked at: more than a lone speck, which is no lesion, and less than lesions cover."""
+LESION_LEVEL: Final = 128
+"""Smallest mask probability, of 255, that is lesion where nothing lower is called for."""
 _MARGIN: Final = 1e-4
 """The mean stays this far inside 0..1, so that its logit is finite."""
 
@@ -56,8 +59,21 @@ def presence_logit(probability: NDArray[np.float32]) -> float:
 
     probability: (h, w) float32, of lesion, 0..1. The mean is kept inside 0.0001..0.9999: the result lies within ±9.21.
     """
+    mean = _top_mean(probability)
+    return math.log(mean / (1.0 - mean))
+
+
+def outline_level(probability: NDArray[np.float32]) -> int:
+    """The level, 1..128 of 255, from which a pixel belongs to a lesion that is there.
+
+    probability: (h, w) float32, of lesion, 0..1. It is half the mean of the mask's highest 0.5 %, so that a lesion that was
+    found has an outline however faint it is.
+    """
+    return max(1, math.floor(LESION_LEVEL * _top_mean(probability) + 0.5))
+
+
+def _top_mean(probability: NDArray[np.float32]) -> float:
     flat = probability.reshape(-1)
     count = max(1, round(TOP_SHARE * flat.size))
     top = np.partition(flat, flat.size - count)[-count:]
-    mean = min(max(float(top.mean(dtype=np.float64)), _MARGIN), 1.0 - _MARGIN)
-    return math.log(mean / (1.0 - mean))
+    return min(max(float(top.mean(dtype=np.float64)), _MARGIN), 1.0 - _MARGIN)

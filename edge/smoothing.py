@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.interpretation import Interpretation
-from edge.predictor import Prediction
+from edge.predictor import Estimate
 from edge.preprocess import content_box
 
 HALF_LIFE_S: Final = 0.25
@@ -64,7 +64,7 @@ class Smoother:
         self._weight = 0.0
 
     def update(
-        self, prediction: Prediction, *, size: tuple[int, int], shift_px: tuple[float, float] | None, time_s: float
+        self, prediction: Estimate, *, size: tuple[int, int], shift_px: tuple[float, float] | None, time_s: float
     ) -> Smoothed:
         """Take the next prediction in. It starts afresh where `shift_px` is None or time did not go on.
 

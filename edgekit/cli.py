@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edge.errors import EdgekitError
-from edgekit.commands import bench, demo, drift, evaluate, export, predict, train
+from edgekit.commands import bench, demo, drift, evaluate, export, predict, run, train
 
 app = typer.Typer(
     name="edgekit",
@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, drift, bench, predict, evaluate, train, demo):
+for command in (export, drift, bench, predict, run, evaluate, train, demo):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 
 

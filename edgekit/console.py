@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -78,6 +79,16 @@ def describe(bundle: Bundle, *, guesses: bool = False) -> None:
         notice(f"{bundle.path.name}: guesses made at export: {len(manifest.guesses)}, listed in its {MANIFEST}")
     for missing in manifest.missing:
         notice(f"{missing.engine} {missing.precision} is missing: {missing.reason}")
+
+
+@contextmanager
+def live() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written anew by each call; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with err.status("starting") as shown:
+        yield lambda text: shown.update(escape(text))
 
 
 @contextmanager

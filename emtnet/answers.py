@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from calibration.dataset import Case, Dataset, Label
 from calibration.evaluation import score
@@ -13,9 +13,11 @@ from edge.atomic import write_text
 from edge.errors import DataError
 from edge.frame import fingerprint
 from edge.predictor import Prediction
-from edge.presence import presence_logit
+from edge.presence import Presence, presence_logit
 from emtnet.engine import MALIGNANCY, UNSET, torch_predictor
 from emtnet.weights import load_checkpoint
+
+_ALWAYS: Final = Presence(1.0, 0.0, 1e-6, "nothing: every frame is outlined, and the calls decide later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Answer:
     """What a network said of one case that it never saw, before any operating point.
 
     image: name in its data set. sha256: of the frame. logit: of malignancy. presence_logit: see `edge.presence`. dice, iou, hd95
-    (pixels): against the drawn mask, None without one. lesion_share: of the frame.
+    (pixels): against the drawn mask, None without one. lesion_share: of the frame. The outline is the one that is drawn where
+    presence finds a lesion.
     """
 
     image: str
@@ -46,7 +49,7 @@ def answers_of(checkpoint: Path, test: Dataset) -> tuple[Answer, ...]:
     network, info = load_checkpoint(checkpoint)
     used = info.used_frames()
     answers = []
-    with torch_predictor(network, operating_point=UNSET) as predictor:
+    with torch_predictor(network, operating_point=UNSET, presence=_ALWAYS) as predictor:
         for case in test:
             sample = case.read()
             sha256 = fingerprint(sample.pixels)
@@ -58,7 +61,6 @@ def answers_of(checkpoint: Path, test: Dataset) -> tuple[Answer, ...]:
 
 
 def _answer(case: Case, sha256: str, prediction: Prediction, result: CaseResult) -> Answer:
-    """result: of a network without a presence, whose mask is what it draws."""
     assert case.label is not None and prediction.mask_probability is not None and result.lesion_share is not None
     return Answer(
         image=case.name,

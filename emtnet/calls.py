@@ -77,9 +77,9 @@ def _fit_presence(answers: Sequence[Answer]) -> Presence | None:
 
 
 def is_seen(answer: Answer, presence: Presence | None) -> bool:
-    """Whether there is a lesion, to the network."""
+    """Whether there is a lesion, to the network; without a presence, whether its mask's top reaches one half."""
     if presence is None:
-        return answer.lesion_share > 0.0
+        return answer.presence_logit >= 0.0
     return presence.probability(answer.presence_logit) >= presence.threshold
 
 

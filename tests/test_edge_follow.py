@@ -17,7 +17,7 @@ from edge.frame import GreyImage
 from edge.interpretation import NO_LESION, Interpretation
 from edge.manifest import OutputSpec
 from edge.phantom import phantom_case
-from edge.predictor import Prediction, Predictor, Timing
+from edge.predictor import Estimate, Predictor
 from edge.presence import Presence
 
 SIZE = (200, 280)
@@ -40,10 +40,10 @@ def window(x: int, y: int) -> tuple[GreyImage, np.ndarray]:
     return np.ascontiguousarray(CASE.pixels[part]), CASE.mask[part]
 
 
-def said(mask: np.ndarray, malignancy: float = 0.8, presence: float | None = None) -> Prediction:
+def said(mask: np.ndarray, malignancy: float = 0.8, presence: float | None = None) -> Estimate:
     small = np.asarray(cv2.resize(mask.astype(np.float32), MASK[::-1], interpolation=cv2.INTER_AREA), np.float32)
     labels = {"benign": 1 - malignancy, "malignant": malignancy}
-    return Prediction(None, small, labels, "malignant", "", Timing(1, 1, 1), presence=presence)
+    return Estimate(small, labels, presence, {}, 0, 0, 0)
 
 
 def test_findings_lie_in_the_frame_and_measure_the_lesion() -> None:
@@ -131,7 +131,7 @@ def test_another_picture_and_a_reset_leave_nothing_of_the_past() -> None:
 def test_without_a_mask_the_class_is_smoothed() -> None:
     how = replace(INTERPRETATION, mask=None)
     grey, _ = window(0, 0)
-    bare = Prediction(None, None, {"benign": 0.2, "malignant": 0.8}, "malignant", "malignant", Timing(1, 1, 1))
+    bare = Estimate(None, {"benign": 0.2, "malignant": 0.8}, None, {}, 0, 0, 0)
     finding = Follower(how).update(bare, grey, time_s=0.0)
     assert (finding.decision, finding.lesions) == ("malignant", ())
 
@@ -155,7 +155,7 @@ def test_a_real_still_under_fresh_speckle_flickers_less_than_raw(shared: Path, p
         for index in range(8):
             grain = cv2.GaussianBlur(rng.standard_normal(still.shape, dtype=np.float32), (0, 0), 1.2)
             grey = np.clip(still * (1 + 0.15 * grain / grain.std()), 0, 255).astype(np.uint8)
-            answer = predictor.predict(grey)
+            answer = predictor.estimate(grey)
             for smooth, follower in followers.items():
                 finding = follower.update(answer, grey, time_s=index / 20)
                 if smooth in before:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.ledger import STAGES, FrameRecord, Ledger, Outcome
+from edge.ledger import OTHER, REASONS, STAGES, FrameRecord, Ledger, Outcome
 
 
 def processed(number: int, captured_ms: float, *stages_ms: float) -> FrameRecord:
@@ -69,6 +69,16 @@ def test_reasons_are_counted_each() -> None:
     assert summary.drop_rate == 0.75
     assert summary.lost == 4
     assert summary.to_json()["reasons"] == {"dropped": {"newer": 2, "stopped": 1}, "rejected": {"no contact": 1}}
+
+
+def test_a_run_of_days_has_room_for_every_reason() -> None:
+    ledger = Ledger()
+    for number in range(1000):
+        ledger.end(ended(ledger.capture(), Outcome.FAILED, f"frame {number} is odd"))
+    reasons = ledger.summary().reasons[Outcome.FAILED]
+    assert len(reasons) == REASONS + 1
+    assert reasons["frame 3 is odd"] == 1
+    assert reasons[OTHER] == 1000 - REASONS
 
 
 def test_latency_jitter_and_stages_are_those_of_the_frames() -> None:

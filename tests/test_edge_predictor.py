@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -216,13 +216,17 @@ def test_where_presence_finds_no_lesion_the_mask_is_empty_and_nothing_else(thres
     assert prediction.malignancy == pytest.approx(1 / (1 + np.exp(-5.0)))
 
 
-def test_presence_can_find_a_lesion_that_has_no_outline() -> None:
+def test_a_faint_lesion_that_presence_finds_is_outlined_at_half_its_height() -> None:
     presence = Presence(1.0, 0.0, 0.2, "nothing")
     prediction = Predictor(FixedEngine(-1.0, 5.0), replace(INTERPRETATION, presence=presence)).predict(
         frame_with_lesion()
     )
     assert prediction.decision == "malignant"
-    assert not mask_of(prediction).any()
+    assert prediction.outline_level == round(128 / (1 + np.exp(1.0)))
+    assert mask_of(prediction).any()
+    without = Predictor(FixedEngine(-1.0, 5.0), INTERPRETATION).predict(frame_with_lesion())
+    assert without.outline_level == 128
+    assert not mask_of(without).any()
 
 
 def test_the_temperature_reaches_the_probability_and_the_call() -> None:

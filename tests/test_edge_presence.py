@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.presence import Presence, presence_logit
+from edge.presence import LESION_LEVEL, Presence, outline_level, presence_logit
 
 PRESENCE = Presence(1.5, -0.5, 0.3, "nothing", 0.35)
 
@@ -98,3 +98,18 @@ def test_each_precision_has_its_threshold() -> None:
 def test_what_is_no_presence_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"scale above 0|lies outside 0..1"):
         replace(PRESENCE, **change)
+
+
+@given(st.floats(0.0, 1.0), st.integers(2, 40))
+def test_the_outline_runs_at_half_the_height_of_the_mask(top: float, side: int) -> None:
+    mask = np.zeros((side, side), np.float32)
+    mask[: side // 2] = top
+    level = outline_level(mask)
+    assert level == max(
+        1, min(LESION_LEVEL, math.floor(LESION_LEVEL * min(max(float(np.float32(top)), 1e-4), 1 - 1e-4) + 0.5))
+    )
+    assert (np.rint(255 * mask) >= level).any() == (np.rint(255 * np.float32(top)) >= 1)
+
+
+def test_a_sure_lesion_is_outlined_at_one_half() -> None:
+    assert outline_level(np.full((112, 112), 0.9999, np.float32)) == LESION_LEVEL

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.interpretation import Interpretation
 from edge.manifest import OutputSpec
-from edge.predictor import Prediction, Timing
+from edge.predictor import Estimate
 from edge.smoothing import HALF_LIFE_S, Smoothed, Smoother
 
 MASK = (28, 28)
@@ -34,9 +34,9 @@ def spot(x: float, y: float, *, radius: float = 5.0) -> NDArray[np.float32]:
 
 def prediction(
     mask: NDArray[np.float32] | None = None, malignancy: float = 0.5, presence: float | None = None
-) -> Prediction:
+) -> Estimate:
     labels = {"benign": 1 - malignancy, "malignant": malignancy}
-    return Prediction(None, mask, labels, "malignant", "benign", Timing(1, 1, 1), presence=presence)
+    return Estimate(mask, labels, presence, {}, 0, 0, 0)
 
 
 def follow(smoother: Smoother, malignancies: list[float], rate_hz: float) -> Smoothed:
@@ -146,7 +146,7 @@ def test_presence_is_smoothed_as_a_logit() -> None:
 
 def test_a_network_without_classes_is_smoothed_too() -> None:
     smoother = Smoother(INTERPRETATION)
-    bare = Prediction(None, spot(14, 14), {}, None, "lesion", Timing(1, 1, 1))
+    bare = Estimate(spot(14, 14), {}, None, {}, 0, 0, 0)
     assert smoother.update(bare, size=SIZE, shift_px=STILL, time_s=0.0).probabilities == {}
 
 

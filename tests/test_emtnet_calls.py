@@ -56,7 +56,7 @@ def test_a_malignant_case_that_is_not_seen_is_made_up_for_elsewhere() -> None:
     malignant = [replace(BLANK, label="malignant", logit=float(level), sha256=str(level)) for level in range(1, 5)]
     cases = [*malignant, *(replace(BLANK, logit=level) for level in (-1.0, 1.5, 2.5))]
     point = fit_calls(cases, sensitivity=0.5).operating_point
-    cases[3] = replace(cases[3], lesion_share=0.0)
+    cases[3] = replace(cases[3], presence_logit=-0.1)
     lower = fit_calls(cases, sensitivity=0.5).operating_point
     assert point.temperature == lower.temperature
     assert point.threshold == pytest.approx(1 / (1 + math.exp(-3 / point.temperature)))
@@ -88,11 +88,11 @@ def test_presence_divides_lesions_from_normals() -> None:
     assert presence.threshold == pytest.approx(choose_presence_threshold(found[True], found[False]))
 
 
-def test_without_normal_cases_any_lesion_pixel_is_a_lesion() -> None:
+def test_without_normal_cases_a_mask_that_reaches_one_half_is_a_lesion() -> None:
     calls = fit_calls(answers(normals=False))
     assert calls.presence is None
-    assert is_seen(replace(BLANK, presence_logit=-9.0, lesion_share=1e-6), None)
-    assert not is_seen(replace(BLANK, presence_logit=9.0, lesion_share=0.0), None)
+    assert is_seen(replace(BLANK, presence_logit=0.0), None)
+    assert not is_seen(replace(BLANK, presence_logit=-0.001), None)
     assert called(BLANK, calls).presence is None
 
 
@@ -149,10 +149,10 @@ def test_where_nobody_drew_a_mask_there_is_no_overlap(presence_logit: float) -> 
     assert result.lesion_share == (0.1 if presence_logit else 0.0)
 
 
-def test_no_calls_are_half_and_any_pixel() -> None:
-    assert called(at(0.1, presence_logit=-9.0), NO_CALLS).decision == "malignant"
+def test_no_calls_are_one_half_each() -> None:
+    assert called(at(0.1, presence_logit=0.1), NO_CALLS).decision == "malignant"
     assert called(at(-0.1), NO_CALLS).decision == "benign"
-    assert called(at(5.0, lesion_share=0.0), NO_CALLS).decision == NO_LESION
+    assert called(at(5.0, presence_logit=-0.1), NO_CALLS).decision == NO_LESION
 
 
 def test_extreme_logits_have_probabilities() -> None:

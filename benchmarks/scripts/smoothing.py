@@ -29,7 +29,7 @@ from calibration.metrics import overlap
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
 from edge.motion import Motion
-from edge.predictor import LESION_LEVEL, Prediction, Predictor
+from edge.predictor import Estimate, Predictor
 from edge.preprocess import mask_to_frame
 from edge.smoothing import HALF_LIFE_S, HALF_MOVE, Smoother
 
@@ -46,7 +46,7 @@ Mask = NDArray[np.bool_]
 class Step:
     """A frame of a sweep: what the network said, where the lesion is, and how far the picture moved by the estimate."""
 
-    prediction: Prediction
+    prediction: Estimate
     true: Mask
     shift_px: tuple[float, float] | None
     error: float | None
@@ -91,7 +91,7 @@ def record(
                     shift = motion.update(seen)
                     moved = None if shift is None else (shift.x, shift.y)
                     error = None if shift is None else float(np.hypot(shift.x - x, shift.y - y) / np.hypot(*seen.shape))
-                    prediction = replace(predictor.predict(seen), mask_level=None, outputs={})
+                    prediction = replace(predictor.estimate(seen), outputs={})
                     steps.append(Step(prediction, true, moved, error))
                 sweeps[name].append(steps)
     return sweeps
@@ -111,7 +111,9 @@ def score(
             smoothed = smoother.update(step.prediction, size=step.true.shape, shift_px=shift, time_s=index / RATE_HZ)
             mask, probabilities = smoothed.mask_probability, smoothed.probabilities
         assert mask is not None and how.positive is not None
-        outlined = mask_to_frame(mask, step.true.shape, input_size=how.input_size, resize=how.resize) >= LESION_LEVEL
+        outlined = mask_to_frame(
+            mask, step.true.shape, input_size=how.input_size, resize=how.resize
+        ) >= how.outline_level(mask)
         true_area = float(step.true.sum())
         if true_area < max(0.002 * step.true.size, 0.25 * whole):
             last = None

@@ -1,7 +1,7 @@
 """`edgekit evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,7 +48,10 @@ def evaluate(
     else:
         bundle = Bundle.open(target)
         describe(bundle)
-        choice = {"engine": engine.value if engine else "auto", "precision": precision.value if precision else "auto"}
+        choice: dict[str, Any] = {
+            "engine": engine.value if engine else "auto",
+            "precision": precision.value if precision else "auto",
+        }
         artifact = bundle.choose(**choice)
         forbidden = dict(bundle.manifest.forbidden_frames())
         predictor = Predictor.open(target, threads=threads, **choice)

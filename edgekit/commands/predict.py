@@ -1,7 +1,7 @@
 """`edgekit predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,10 @@ def predict(
     from edgekit.console import describe, number, progress, table, write_json
 
     opened = open_bundle(bundle, network)
-    choice = {"engine": engine.value if engine else "auto", "precision": precision.value if precision else "auto"}
+    choice: dict[str, Any] = {
+        "engine": engine.value if engine else "auto",
+        "precision": precision.value if precision else "auto",
+    }
     artifact = opened.choose(**choice)
     how = opened.manifest.interpretation(artifact.precision)
     describe(opened)

@@ -1,0 +1,24 @@
+"""The exam summary as a sink: gathers the run and writes exam.json and exam.html at its end."""
+
+from pathlib import Path
+
+from edge.analysis import Analysis
+from edge.exam import Exam, write_exam
+from edge.stream import Result
+
+
+class ExamSink:
+    """Writes the exam summary to `folder` when it is closed. source, started: for the reader (see `edge.exam.Exam`)."""
+
+    def __init__(self, folder: Path | str, *, source: str, started: str) -> None:
+        self._folder = Path(folder)
+        self._exam = Exam(source, started=started)
+
+    def write(self, result: Result[Analysis]) -> None:
+        """Take one result in; a failed frame has nothing to say."""
+        if result.found is not None:
+            self._exam.add(result.found)
+
+    def close(self) -> None:
+        """Write the summary. Raises SinkError."""
+        write_exam(self._folder, self._exam.summary())
