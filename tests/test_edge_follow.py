@@ -1,7 +1,6 @@
 """The follower: predictions become findings in the frame's coordinates, the call made again from the smoothed values."""
 
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,14 +162,3 @@ def test_a_real_still_under_fresh_speckle_flickers_less_than_raw(shared: Path, p
                     change[smooth].append(abs(areas[1] - areas[0]) / still.size)
                 before[smooth] = finding
     assert np.mean(change[True]) < 0.6 * np.mean(change[False])
-
-
-def test_following_costs_little() -> None:
-    grey, mask = window(0, 0)
-    follower, took = Follower(INTERPRETATION), []
-    for index in range(20):
-        answer = said(mask)
-        started = time.process_time_ns()
-        follower.update(answer, grey, time_s=index / 20, spacing_mm=(0.1, 0.1))
-        took.append((time.process_time_ns() - started) / 1e6)
-    assert min(took[1:]) < 5.0

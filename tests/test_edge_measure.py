@@ -1,7 +1,6 @@
 """Measurements: area and diameter are those of the pixels, in any direction and with any spacing."""
 
 import math
-import time
 
 import cv2
 import numpy as np
@@ -132,16 +131,3 @@ def test_certainty_is_the_mean_probability_inside() -> None:
 def test_a_spacing_that_is_none_is_refused(spacing: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         lesions_of(ellipse((50, 50), (25, 25), (9, 9)), spacing)
-
-
-@pytest.mark.parametrize(("size", "most_ms"), [((480, 640), 1.0), ((1080, 1920), 4.0)])
-def test_a_frame_is_measured_fast(size: tuple[int, int], most_ms: float) -> None:
-    height, width = size
-    mask = ellipse(size, (width // 2, height // 2), (width // 5, height // 5), 20)
-    mask |= ellipse(size, (width // 8, height // 4), (width // 12, height // 12))
-    took = []
-    for _ in range(15):
-        started = time.process_time_ns()
-        lesions_of(mask, (0.1, 0.12))
-        took.append((time.process_time_ns() - started) / 1e6)
-    assert min(took) <= most_ms

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from stream_parts import Note, Notes
 
 from edge.backoff import Backoff
-from edge.capture import Frame
 from edge.errors import SourceError
 from edge.sources import Picture
 from edge.sources.background import BackgroundSource
@@ -170,30 +170,12 @@ def test_a_fault_of_the_library_reaches_the_reader_as_it_is() -> None:
         list(opened(Broken()))
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A verdict on a frame."""
-
-    preprocessed_ns: int
-    inferred_ns: int
-    reason: str = ""
-
-
-class Looker:
-    """An analysis that does next to nothing."""
-
-    def analyse(self, frame: Frame) -> Seen:
-        return Seen(time.monotonic_ns(), time.monotonic_ns())
-
-    def close(self) -> None: ...
-
-
 def test_a_run_opens_a_camera_again_that_was_unplugged_and_its_ledger_adds_up() -> None:
     fakes = [FakeCapture(lasts=3), FakeCapture(opened=False), FakeCapture(lasts=1000, hangs=True)]
     waiting = iter(fakes)
-    stream: Stream[Seen] = Stream(
+    stream: Stream[Note] = Stream(
         lambda: open_camera("0", QUICK, capture=lambda path: next(waiting)),
-        Looker(),
+        Notes(),
         policy="all",
         backoff=lambda: Backoff(first_s=0.01),
     )

@@ -1,9 +1,7 @@
 """Video files and folders of images: every frame, in order, and never an end that passes for a whole one."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from stream_parts import Note, Notes
 
 from edge.capture import Frame
 from edge.errors import SourceError
@@ -356,28 +355,12 @@ def test_closing_a_folder_ends_it(images: Path) -> None:
     assert list(pictures) == []
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A verdict on a frame."""
-
-    preprocessed_ns: int
-    inferred_ns: int
-    reason: str = ""
-
-
-class Looker:
-    """An analysis that does next to nothing."""
-
-    def analyse(self, frame: Frame) -> Seen:
-        assert frame.picture.pixels.any() or frame.number == 0
-        now_ns = time.monotonic_ns()
-        return Seen(now_ns, now_ns)
-
-    def close(self) -> None: ...
+def lit(frame: Frame) -> None:
+    assert frame.picture.pixels.any() or frame.number == 0
 
 
 def ran(path: Path, policy: Policy, options: SourceOptions | None = None) -> StreamStatus:
-    stream: Stream[Seen] = Stream(lambda: open_source(str(path), options), Looker(), policy=policy)
+    stream: Stream[Note] = Stream(lambda: open_source(str(path), options), Notes(lit), policy=policy)
     return stream.run(duration_s=30.0)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stream_parts import Note, Notes
 
 from edge.backoff import Backoff
 from edge.capture import Frame
@@ -179,32 +180,20 @@ def test_a_slow_and_a_fast_sender(sender: Sender, rate: float) -> None:
 
 
 def test_a_run_goes_on_when_the_sender_comes_back_and_its_ledger_adds_up(sender: Sender) -> None:
-    @dataclass(frozen=True, slots=True)
-    class Seen:
-        preprocessed_ns: int
-        inferred_ns: int
-        reason: str = ""
+    sessions: set[int] = set()
 
-    class Looker:
-        def __init__(self) -> None:
-            self.sessions: set[int] = set()
+    def noted(frame: Frame) -> None:
+        sessions.add(frame.session)
+        if len(sessions) == 3:
+            stream.stop()
 
-        def analyse(self, frame: Frame) -> Seen:
-            self.sessions.add(frame.session)
-            if len(self.sessions) == 3:
-                stream.stop()
-            return Seen(time.monotonic_ns(), time.monotonic_ns())
-
-        def close(self) -> None: ...
-
-    looker = Looker()
-    stream: Stream[Seen] = Stream(
-        lambda: open_source(sender.url, QUICK), looker, policy="all", backoff=lambda: Backoff(first_s=0.05)
+    stream: Stream[Note] = Stream(
+        lambda: open_source(sender.url, QUICK), Notes(noted), policy="all", backoff=lambda: Backoff(first_s=0.05)
     )
     status = stream.run(duration_s=20.0)
     assert status.sound
     assert status.reconnects == 2
-    assert looker.sessions == {1, 2, 3}
+    assert sessions == {1, 2, 3}
     assert status.ledger.captured >= 25
     assert status.ledger.in_flight == 0
     assert sum(status.ledger.counts.values()) == status.ledger.captured

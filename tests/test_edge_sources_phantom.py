@@ -3,16 +3,15 @@
 import hashlib
 import threading
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stream_parts import Note, Notes
 
 import edge.sources.phantom
-from edge.capture import Frame
 from edge.errors import SourceError
 from edge.ledger import Outcome
 from edge.phantom import PhantomCase
@@ -133,27 +132,8 @@ def test_closing_ends_a_probe_of_one_frame_in_ten_seconds_at_once() -> None:
     timer.join()
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A verdict on a frame."""
-
-    preprocessed_ns: int
-    inferred_ns: int
-    reason: str = ""
-
-
-class Looker:
-    """An analysis that takes a while."""
-
-    def analyse(self, frame: Frame) -> Seen:
-        time.sleep(0.01)
-        return Seen(time.monotonic_ns(), time.monotonic_ns())
-
-    def close(self) -> None: ...
-
-
-def stream(text: str, policy: Policy) -> Stream[Seen]:
-    return Stream(lambda: open_phantom(text), Looker(), policy=policy)
+def stream(text: str, policy: Policy) -> Stream[Note]:
+    return Stream(lambda: open_phantom(text), Notes(lambda frame: time.sleep(0.01)), policy=policy)
 
 
 @pytest.mark.parametrize(("rate", "count"), [(1, 2), (240, 48)])

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
-from web_results import case, failure, result
+from web_results import Recorder, case, failure, result
 
 from edge.analysis import Analysis
 from edge.capture import Frame, SourceState
@@ -100,22 +100,6 @@ def until(holds: Callable[[], bool], *, within_s: float = 5.0) -> None:
     while not holds():
         assert time.monotonic() < end_s, "it did not come to hold"
         time.sleep(0.02)
-
-
-class Recorder:
-    """A recorder whose disk can be full."""
-
-    def __init__(self) -> None:
-        self.recording = False
-        self.full = False
-
-    def start(self) -> None:
-        if self.full:
-            raise SinkError("clip.mkv: the disk is full; make room")
-        self.recording = True
-
-    def stop(self) -> None:
-        self.recording = False
 
 
 # Pictures

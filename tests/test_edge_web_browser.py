@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from web_results import case, result
+from web_results import Recorder, case, result
 
-from edge.errors import SinkError
 from edge.overlay import DISCLAIMER, POSITIVE_COLOUR
 from edge.web.server import WebSink
 
@@ -24,20 +23,6 @@ Page = Any
 DESKTOP = (1280, 800)
 PHONE = (375, 667)
 WAIT_MS = 15_000
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.recording = False
-        self.full = False
-
-    def start(self) -> None:
-        if self.full:
-            raise SinkError("clip.mkv: the disk is full; make room")
-        self.recording = True
-
-    def stop(self) -> None:
-        self.recording = False
 
 
 class Feed:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from edge.analysis import Analysis
+from edge.errors import SinkError
 from edge.findings import Finding, Lesion
 from edge.ledger import FrameRecord, Outcome
 from edge.phantom import PhantomCase, phantom_case
@@ -76,3 +77,19 @@ def result(
 
 def failure(number: int = 0, reason: str = "the engine refused the frame") -> Result[Analysis]:
     return Result(FrameRecord(number, Outcome.FAILED, time.monotonic_ns(), reason), None)
+
+
+class Recorder:
+    """A recorder whose disk can be full."""
+
+    def __init__(self) -> None:
+        self.recording = False
+        self.full = False
+
+    def start(self) -> None:
+        if self.full:
+            raise SinkError("clip.mkv: the disk is full; make room")
+        self.recording = True
+
+    def stop(self) -> None:
+        self.recording = False

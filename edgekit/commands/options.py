@@ -57,6 +57,7 @@ class Device(StrEnum):
     auto = "auto"
 
 
+BundleFolder = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default="the built-in one")]
 Network = Annotated[
     NetworkName | None,
     typer.Option("--network", help="The built-in bundle of this network.", show_default="emtnet"),

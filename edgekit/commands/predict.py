@@ -5,14 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.commands.options import Engine, Network, PrecisionOption, Threads, open_bundle
+from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="Bundle folder.", show_default="the built-in one")
-    ] = None,
+    bundle: BundleFolder = None,
     network: Network = None,
     engine: Engine = None,
     precision: PrecisionOption = None,

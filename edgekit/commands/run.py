@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.commands.options import Engine, Network, PrecisionOption, Threads, open_bundle
+from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle
 
 if TYPE_CHECKING:
     from edge.ledger import LedgerSummary
@@ -31,9 +31,7 @@ def run(
             help="Camera number or /dev/videoN, video, image, folder, DICOM file, rtsp://, http:// (MJPEG), igtl:// or phantom:"
         ),
     ],
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="Bundle folder.", show_default="the built-in one")
-    ] = None,
+    bundle: BundleFolder = None,
     network: Network = None,
     engine: Engine = None,
     precision: PrecisionOption = None,

@@ -18,6 +18,7 @@ let held = null; // the picture on hold
 let outlined = true;
 let state = null;
 let stateKey = "";
+let switches = 0; // how often this page switched the recording
 let staleMs = 1000;
 let contact = moment(); // when the server answered last
 let refusal = ""; // what it said when it refused
@@ -50,6 +51,7 @@ async function poll() {
     if (document.hidden) await new Promise((shown) => document.addEventListener("visibilitychange", shown, { once: true }));
     try {
       const sent = moment();
+      const switchesThen = switches;
       const address = `frame?viewer=${viewer}&after=${encodeURIComponent(key)}&state=${encodeURIComponent(stateKey)}`;
       const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) });
       if (!response.ok) {
@@ -64,7 +66,8 @@ async function poll() {
       const told = JSON.parse(new TextDecoder().decode(new Uint8Array(body, 4, length)));
       contact = came;
       refusal = "";
-      if (told.state) {
+      // An answer from before the page switched the recording tells what was, not what is.
+      if (told.state && switchesThen === switches) {
         state = told.state;
         stateKey = told.state_key;
         staleMs = state.stale_ms;
@@ -456,6 +459,7 @@ async function record() {
     const headers = { "content-type": "application/json" };
     const response = await fetch("record", { method: "POST", headers, body, signal: AbortSignal.timeout(REQUEST_MS) });
     if (!response.ok) throw new Error((await response.text()).trim());
+    switches += 1;
     state.recording = (await response.json()).recording;
     showRecording();
     say(wanted ? "Recording started" : "Recording stopped");
