@@ -174,9 +174,10 @@ class Stream(Generic[Kind]):
             now_s = time.monotonic()
             if end_s is not None and now_s >= end_s:
                 break
-            if tick is not None and now_s >= next_s:
-                tick(self.status())
+            if now_s >= next_s:
                 next_s = now_s + tick_s
+                if tick is not None:
+                    tick(self.status())
             waits = [0.2, *(moment - now_s for moment in (end_s, next_s) if moment is not None)]
             self._stop.wait(max(0.0, min(waits)))
 

@@ -298,6 +298,22 @@ def test_stopping_ends_a_run_that_waits_for_its_source() -> None:
     assert adds_up(status)
 
 
+def test_a_run_without_a_tick_waits_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ListSource([], live=True)
+    source._steps = [source.wait]
+    running = stream(source)
+    waits: list[float] = []
+    wait = running._stop.wait
+
+    def counted(timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return wait(timeout_s)
+
+    monkeypatch.setattr(running._stop, "wait", counted)
+    running.run(duration_s=0.5, tick_s=0.1)
+    assert len(waits) < 15
+
+
 def test_a_run_ends_after_its_duration() -> None:
     source = ListSource([], live=True)
     source._steps = [source.wait]
