@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from edge.analysis import Analysis, FrameAnalyser
 from edge.atomic import write_text
 from edge.bundle import Bundle
+from edge.delivery import SinkPlan
 from edge.guard import Guard
 from edge.ledger import LedgerSummary
 from edge.phantom import phantom_case
@@ -144,8 +145,6 @@ def measure(
 
         def now() -> StreamStatus:
             return stream.status()
-
-        from edge.delivery import SinkPlan
 
         plans = [SinkPlan("stages", lambda: stages, capacity=10_000)]
         plans += (outputs or Outputs()).plans({"source": name}, now, told)

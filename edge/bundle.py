@@ -34,14 +34,12 @@ class Bundle:
         """Read and check the manifest; files are checked when used. Raises BundleError."""
         folder = Path(path)
         try:
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
+            content = (folder / MANIFEST).read_bytes()
         except OSError as error:
             raise BundleError(
                 f"{folder}: not a bundle (no readable {MANIFEST}); make one with edgekit export"
             ) from error
-        except ValueError as error:
-            raise BundleError(f"{folder / MANIFEST}: not valid JSON ({error})") from error
-        return cls(folder, Manifest.from_json(text, folder / MANIFEST))
+        return cls(folder, Manifest.from_json(content, folder / MANIFEST))
 
     @classmethod
     def open_or_builtin(cls, path: Path | str | None, *, network: str = "emtnet") -> Self:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from edge.backoff import Backoff
-from edge.errors import EdgekitError, SinkError
+from edge.errors import SinkError, told
 from edge.handover import Closed, Handover
 
 Result = TypeVar("Result")
@@ -66,7 +66,6 @@ class Delivery(Generic[Result]):
         self._lock = threading.Lock()
         self._written = self._lost = self._failures = 0
         self._error: str | None = None
-        self._stopping = threading.Event()
         self._sink: Sink[Result] | None = plan.open()
         self._thread = threading.Thread(target=self._run, name=f"sink {plan.name}", daemon=True)
         self._thread.start()
@@ -86,7 +85,6 @@ class Delivery(Generic[Result]):
 
     def close(self) -> SinkStatus:
         """Let the sink write what waits, for `drain_s` at most, and close it; what it could not take is counted as lost."""
-        self._stopping.set()
         self._waiting.close()
         self._thread.join(self._plan.drain_s)
         if self._thread.is_alive():
@@ -138,10 +136,9 @@ class Delivery(Generic[Result]):
 
     def _note(self, error: Exception) -> None:
         self._backoff.failed()
-        text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
         with self._lock:
             self._failures += 1
-            self._error = text
+            self._error = told(error)
 
     def _lose(self, count: int) -> None:
         with self._lock:

@@ -56,6 +56,11 @@ class DriftExceeded(EdgekitError):  # noqa: N818 (a finding, not a fault)
     exit_code: ClassVar[int] = 3
 
 
+def told(error: Exception) -> str:
+    """An error as a run tells it: ours by its message, which says it all; any other with its kind."""
+    return str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional module; MissingDependencyError names the extra when its package is absent."""
     try:

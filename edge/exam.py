@@ -189,7 +189,9 @@ class Exam:
         self._decisions[finding.decision] += 1
         self._finding = finding
         for lesion in finding.lesions:
-            self._seen.setdefault(lesion.track, _Sight(self._now_s)).add(analysis, finding, lesion, self._now_s)
+            if lesion.track not in self._seen:
+                self._seen[lesion.track] = _Sight(self._now_s)
+            self._seen[lesion.track].add(analysis, finding, lesion, self._now_s)
         self._tidy()
 
     def summary(self) -> ExamSummary:

@@ -54,18 +54,17 @@ class Follower:
             smoothed = self._smoother.update(prediction, size=grey.shape, shift_px=moved, time_s=time_s)
             mask, probabilities, presence = smoothed.mask_probability, smoothed.probabilities, smoothed.presence
         outlines: list[Outline] = []
-        certain: list[float] = []
+        level = None
         if mask is not None:
             level = mask_to_frame(mask, grey.shape, input_size=how.input_size, resize=how.resize)
             outlines = lesions_of(level >= how.outline_level(mask), spacing_mm)
-            certain = [outline.certainty(level) for outline in outlines]
         decision = how.decide(probabilities, presence=presence, outlined=bool(outlines))
         if decision == NO_LESION:
             outlines = []
         numbers = self._tracker.update(outlines, shift_px=moved, time_s=time_s)
         lesions = tuple(
-            outline.lesion(number, origin=origin, certainty=sure)
-            for outline, number, sure in zip(outlines, numbers, certain, strict=False)
+            outline.lesion(number, origin=origin, certainty=None if level is None else outline.certainty(level))
+            for outline, number in zip(outlines, numbers, strict=True)
         )
         return Finding(
             decision, presence, probabilities, how.positive, how.threshold, lesions, moved or (0.0, 0.0)

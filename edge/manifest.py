@@ -286,10 +286,10 @@ class Manifest:
         return used
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> Self:
+    def from_json(cls, content: bytes, where: Path) -> Self:
         """Read a manifest; `where` is the file that errors name. Raises BundleError."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(content.decode("utf-8"))
         except ValueError as error:
             raise BundleError(f"{where}: not valid JSON ({error})") from error
         schema = raw.get("schema") if isinstance(raw, dict) else None

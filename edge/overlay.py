@@ -1,6 +1,6 @@
 """Draw a prediction on its frame."""
 
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
@@ -64,7 +64,16 @@ def caption(prediction: Prediction) -> str:
     return "  ".join(parts)
 
 
-def decision_colour(prediction: Prediction) -> tuple[int, int, int]:
+class Called(Protocol):
+    """Something with a call: a prediction or a finding."""
+
+    @property
+    def decision(self) -> str: ...
+    @property
+    def positive(self) -> str | None: ...
+
+
+def decision_colour(prediction: Called) -> tuple[int, int, int]:
     """Orange for the positive label, grey for no lesion and normal, blue for anything else, BGR."""
     if prediction.decision == prediction.positive:
         return POSITIVE_COLOUR

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from edge.backoff import Backoff
-from edge.capture import Capture, Frame, SourceState
+from edge.capture import Capture, Clock, Frame, SourceState
 from edge.delivery import Delivery, SinkPlan, SinkStatus
-from edge.errors import EdgekitError, EngineError, SourceError
+from edge.errors import EdgekitError, EngineError, SourceError, told
 from edge.handover import Closed, Handover
 from edge.ledger import FrameRecord, Ledger, LedgerSummary, Outcome
 from edge.sources import FrameSource
 
-Clock = Callable[[], int]
 Policy = Literal["newest", "all"]
 
 QUEUE: Final = 8
@@ -120,7 +119,7 @@ class Stream(Generic[Kind]):
             age_s=None if delivered_ns is None else (self._clock() - delivered_ns) / 1e9,
             ledger=self._ledger.summary(),
             sinks=tuple(delivery.status() for delivery in self._deliveries),
-            error=None if error is None else _text(error),
+            error=None if error is None else told(error),
         )
 
     def run(
@@ -194,7 +193,7 @@ class Stream(Generic[Kind]):
             except Exception as error:  # counted, told, and at last the end of the run
                 failures += 1
                 self._deliver(
-                    FrameRecord(frame.number, Outcome.FAILED, frame.captured_ns, _text(error), dequeued_ns), None
+                    FrameRecord(frame.number, Outcome.FAILED, frame.captured_ns, told(error), dequeued_ns), None
                 )
                 if failures == FAILURES or not isinstance(error, EdgekitError):
                     self._fail(error)
@@ -237,7 +236,3 @@ def _record(frame: Frame, found: Verdict, dequeued_ns: int, delivered_ns: int) -
         found.inferred_ns,
         delivered_ns,
     )
-
-
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"

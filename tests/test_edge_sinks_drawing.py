@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sink_results import Pixels, finding, lesion, picture, result
 
 from edge.findings import Finding
-from edge.overlay import DISCLAIMER, NORMAL_COLOUR, OTHER_COLOUR, POSITIVE_COLOUR
+from edge.overlay import DISCLAIMER, NORMAL_COLOUR, OTHER_COLOUR, POSITIVE_COLOUR, decision_colour
 from edge.sinks import drawing
-from edge.sinks.drawing import CALIPER_COLOUR, draw_analysis, draw_finding, finding_colour, finding_text, mark_text
+from edge.sinks.drawing import CALIPER_COLOUR, draw_analysis, draw_finding, finding_text, mark_text
 
 
 def has_colour(shown: Pixels, colour: tuple[int, int, int]) -> bool:
@@ -101,9 +101,11 @@ def test_the_words_say_what_is_known() -> None:
 
 
 def test_the_colours_are_those_of_overlays() -> None:
-    assert finding_colour(finding()) == POSITIVE_COLOUR
-    assert finding_colour(finding(decision="benign")) == OTHER_COLOUR
-    assert finding_colour(finding(decision="no lesion")) == finding_colour(finding(decision="normal")) == NORMAL_COLOUR
+    assert decision_colour(finding()) == POSITIVE_COLOUR
+    assert decision_colour(finding(decision="benign")) == OTHER_COLOUR
+    assert (
+        decision_colour(finding(decision="no lesion")) == decision_colour(finding(decision="normal")) == NORMAL_COLOUR
+    )
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 1920), (1080, 20), (2000, 3000)])

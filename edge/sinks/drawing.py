@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from edge.analysis import Analysis
 from edge.findings import Finding, Lesion, Point
-from edge.interpretation import NO_LESION
-from edge.overlay import DISCLAIMER, NORMAL_COLOUR, OTHER_COLOUR, POSITIVE_COLOUR
+from edge.overlay import DISCLAIMER, NORMAL_COLOUR, decision_colour
 
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
@@ -56,13 +55,13 @@ def draw_finding(
         thick = 1 if kept else max(1, round(2 * scale))
         for lesion in finding.lesions:
             contour = cv2.approxPolyDP(np.array(lesion.contour, np.int32), _SLACK_PX, True)
-            cv2.polylines(picture, [contour], True, finding_colour(finding), thick, cv2.LINE_AA)
+            cv2.polylines(picture, [contour], True, decision_colour(finding), thick, cv2.LINE_AA)
         for lesion in finding.lesions[:1]:
             _caliper(picture, lesion.diameter, max(3, round(6 * scale)))
     if caption:
         lines: list[tuple[str, Colour]] = []
         if finding is not None:
-            lines.append((finding_text(finding), finding_colour(finding)))
+            lines.append((finding_text(finding), decision_colour(finding)))
         if kept:
             lines.append((mark_text(reason, age_s if finding is not None else 0.0), MARK_COLOUR))
         for index, (text, colour) in enumerate(lines):
@@ -88,13 +87,6 @@ def mark_text(reason: str, age_s: float = 0.0) -> str:
     """Words for a frame that was rejected, or that shows a finding of `age_s` ago."""
     parts = ["NOT ANALYSED: " + reason if reason else "", f"finding of {age_s:.1f} s ago" if age_s > 0 else ""]
     return "  ".join(part for part in parts if part)
-
-
-def finding_colour(finding: Finding) -> Colour:
-    """As in `edge.overlay`: orange for the positive label, grey for no lesion and normal, blue for anything else, BGR."""
-    if finding.decision == finding.positive:
-        return POSITIVE_COLOUR
-    return NORMAL_COLOUR if finding.decision in (NO_LESION, "normal") else OTHER_COLOUR
 
 
 def _size(lesion: Lesion) -> str:

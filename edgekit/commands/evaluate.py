@@ -1,11 +1,11 @@
 """`edgekit evaluate`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import AllowOverlap, Data, Engine, Folds, Json, PrecisionOption, Threads
+from edgekit.commands.options import AllowOverlap, Data, Engine, Folds, Json, PrecisionOption, Threads, wished
 
 
 def evaluate(
@@ -48,10 +48,7 @@ def evaluate(
     else:
         bundle = Bundle.open(target)
         describe(bundle)
-        choice: dict[str, Any] = {
-            "engine": engine.value if engine else "auto",
-            "precision": precision.value if precision else "auto",
-        }
+        choice = wished(engine, precision)
         artifact = bundle.choose(**choice)
         forbidden = dict(bundle.manifest.forbidden_frames())
         predictor = Predictor.open(target, threads=threads, **choice)

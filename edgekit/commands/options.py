@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +46,11 @@ class Precision(StrEnum):
 
     int8 = "int8"
     fp32 = "fp32"
+
+
+def wished(engine: EngineName | None, precision: Precision | None) -> dict[str, Any]:
+    """What `Bundle.choose` and `Predictor.open` take for these options."""
+    return {"engine": engine.value if engine else "auto", "precision": precision.value if precision else "auto"}
 
 
 class Device(StrEnum):

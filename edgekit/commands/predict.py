@@ -1,11 +1,11 @@
 """`edgekit predict`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle
+from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle, wished
 
 
 def predict(
@@ -27,10 +27,7 @@ def predict(
     from edgekit.console import describe, number, progress, table, write_json
 
     opened = open_bundle(bundle, network)
-    choice: dict[str, Any] = {
-        "engine": engine.value if engine else "auto",
-        "precision": precision.value if precision else "auto",
-    }
+    choice = wished(engine, precision)
     artifact = opened.choose(**choice)
     how = opened.manifest.interpretation(artifact.precision)
     describe(opened)

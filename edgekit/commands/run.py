@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle
+from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle, wished
 
 if TYPE_CHECKING:
     from edge.ledger import LedgerSummary
@@ -114,10 +114,7 @@ def run(
     from edgekit.console import describe, live, notice, out, write_json
 
     opened = open_bundle(bundle, network)
-    choice: dict[str, Any] = {
-        "engine": engine.value if engine else "auto",
-        "precision": precision.value if precision else "auto",
-    }
+    choice = wished(engine, precision)
     artifact = opened.choose(**choice)
     region = parse_roi(roi)
     width, height = _camera_size(size)
