@@ -49,6 +49,17 @@ class Case:
     source: str = ""
     device: str = ""
 
+    @property
+    def subject(self) -> str:
+        """What statistics count as one: the group of its data set, usually a patient, or the case itself where it has none."""
+        return f"{self.source}/{self.group or self.name}"
+
+    def digest(self, sample: Sample) -> str:
+        """Sha256 of all that is learned from this case and all that it is scored by; `sample` is what `read` gave."""
+        mask = b"none" if sample.mask is None else np.packbits(sample.mask).tobytes()
+        told = "\n".join((fingerprint(sample.pixels), self.label or "", self.subject, self.device, ""))
+        return hashlib.sha256(told.encode() + mask).hexdigest()
+
     def read(self) -> Sample:
         """Read image and mask. Raises DataError when a file is no image or the sizes differ."""
         pixels = read_image(self.image)
@@ -81,9 +92,9 @@ class Dataset:
         for folder in folders:
             cases.extend(_read_folder(folder))
         if folds is not None:
+            if empty := sorted(set(folds) - {case.fold for case in cases}):
+                raise DataError(f"no case is in fold {' and '.join(map(str, empty))}; choose others with --folds")
             cases = [case for case in cases if case.fold in folds]
-            if not cases:
-                raise DataError(f"no case is in fold {', '.join(map(str, folds))}; choose others with --folds")
         return cls(tuple(cases))
 
     def __len__(self) -> int:

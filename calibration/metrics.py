@@ -48,6 +48,7 @@ class Metrics:
 
     sensitivity: malignant cases answered malignant; "no lesion" is a false negative. specificity: benign cases not answered
     malignant. accuracy: lesion cases answered by their label, so that a benign one answered "no lesion" is wrong.
+    accuracy_at_half: lesion cases of whose label the probability is at least one half, whatever threshold and presence say.
     specificity_at_sensitivity_0_941: at the threshold of that sensitivity, a case answered "no lesion" being benign at each.
     hd95_mean: pixels of the frame. lesions_missed_rate, malignant_missed_rate: share answered "no lesion", of the cases that have
     an answer. normal_false_alarm_rate: share of normal cases with a predicted lesion pixel.
@@ -56,6 +57,7 @@ class Metrics:
     n: int
     auc: float | None
     accuracy: float | None
+    accuracy_at_half: float | None
     sensitivity: float | None
     specificity: float | None
     specificity_at_sensitivity_0_941: float | None
@@ -126,6 +128,12 @@ def _answered(right: Callable[[CaseResult, str], bool]) -> _Figure:
     return lambda result, answer: None if answer is None else right(result, answer)
 
 
+def _rightly_half(result: CaseResult, answer: str | None) -> float | None:
+    if answer is None or result.probability is None:
+        return None
+    return (result.probability >= 0.5) == (result.label == MALIGNANT)
+
+
 def _missed(result: CaseResult, _: str | None) -> float | None:
     return None if result.decision is None else result.decision == NO_LESION
 
@@ -137,6 +145,7 @@ def _drawn(result: CaseResult, _: str | None) -> float | None:
 _MEANS: Final[Mapping[str, _Figure]] = MappingProxyType(
     {
         "accuracy": _only(LESIONS, _answered(lambda result, answer: answer == result.label)),
+        "accuracy_at_half": _only(LESIONS, _rightly_half),
         "sensitivity": _only((MALIGNANT,), _answered(lambda _, answer: answer == MALIGNANT)),
         "specificity": _only(("benign",), _answered(lambda _, answer: answer != MALIGNANT)),
         "dice_mean": _only(LESIONS, lambda result, _: result.dice),

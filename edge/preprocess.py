@@ -6,7 +6,7 @@ INTER_AREA do not), so an image has one network input wherever it is shown.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from edge.frame import GreyImage
 Resize = Literal["stretch", "letterbox"]
 """stretch: to the input's own aspect. letterbox: aspect kept, centred, black around it."""
 
+_Float = TypeVar("_Float", bound=np.floating[Any])
 _FAR: Final = 1e30
 """A logit beyond which nothing changes: differences of two such stay finite in float32."""
 
@@ -79,9 +80,9 @@ def mask_to_frame(
     return _resized(level, size, cv2.INTER_LINEAR_EXACT)
 
 
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logistic function that does not overflow: 0.5 · (1 + tanh(x / 2))."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float32)
+def sigmoid(logits: NDArray[_Float]) -> NDArray[_Float]:
+    """Logistic function that does not overflow, in the precision of the logits: 0.5 · (1 + tanh(x / 2))."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), logits.dtype)
 
 
 def softmax(logits: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:

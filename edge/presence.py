@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOP_SHARE: Final = 0.005
-"""Share of the mask that is looked at: more than a lone speck, which is no lesion, and less than lesions cover."""
+"""Share of the mask that is looked at: more than a lone speck, which is no lesion, and less than all but a few lesions cover."""
 LESION_LEVEL: Final = 128
 """Smallest mask probability, of 255, that is lesion where nothing lower is called for."""
 _MARGIN: Final = 1e-4

@@ -66,7 +66,7 @@ def _answer(case: Case, sha256: str, prediction: Prediction, result: CaseResult)
         image=case.name,
         sha256=sha256,
         source=case.source,
-        group=f"{case.source}/{case.group or case.name}",
+        group=case.subject,
         fold=case.fold,
         device=case.device,
         label=case.label,

@@ -96,7 +96,7 @@ def _turns(cases: Sequence[LoadedCase], recipe: Recipe) -> NDArray[np.int64]:
 
 def _collate(examples: Sequence[Example]) -> tuple[Tensor, Targets]:
     images, masks, labels = zip(*examples, strict=True)
-    return torch.from_numpy(np.stack(images)[:, None]), Targets(
+    return torch.from_numpy(np.stack(images)[:, None]), Targets.drawn(
         torch.from_numpy(np.stack(masks)[:, None]), torch.tensor(labels, dtype=torch.float32)[:, None]
     )
 

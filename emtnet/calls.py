@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.metrics import LESIONS, MALIGNANT, PAPER_SENSITIVITY, CaseResult
 from calibration.operating_point import (
@@ -19,9 +18,11 @@ from calibration.operating_point import (
 from edge.errors import DataError
 from edge.interpretation import NO_LESION
 from edge.manifest import OperatingPoint
+from edge.preprocess import sigmoid
 from edge.presence import Presence
 from emtnet.answers import Answer
 from emtnet.engine import POSITIVE, UNSET
+from emtnet.recipe import Recipe
 from emtnet.weights import load_checkpoint, save_checkpoint
 
 REPORT_KEY: Final = "calls"
@@ -44,7 +45,7 @@ class Calls:
 
 
 NO_CALLS: Final = Calls(UNSET, None, ())
-"""Of a network that nothing was fitted to: any lesion pixel is a lesion, 0.5 is malignant."""
+"""Of a network that nothing was fitted to: its mask's top at one half is a lesion, 0.5 is malignant."""
 
 
 def fit_calls(answers: Sequence[Answer], *, sensitivity: float = PAPER_SENSITIVITY) -> Calls:
@@ -59,7 +60,7 @@ def fit_calls(answers: Sequence[Answer], *, sensitivity: float = PAPER_SENSITIVI
     chosen_on = f"{len(answers)} out-of-fold answers, for a sensitivity of {sensitivity:.1%}"
     presence = _fit_presence(answers)
     seen = np.array([is_seen(answer, presence) for answer in lesions], np.bool_)
-    threshold = choose_operating_point(_sigmoid(logits / temperature), malignant, seen, sensitivity=sensitivity)
+    threshold = choose_operating_point(sigmoid(logits / temperature), malignant, seen, sensitivity=sensitivity)
     point = OperatingPoint(threshold, POSITIVE, chosen_on, temperature=temperature)
     return Calls(point, presence, tuple(answer.sha256 for answer in answers))
 
@@ -70,7 +71,7 @@ def _fit_presence(answers: Sequence[Answer]) -> Presence | None:
         return None
     logits = np.array([answer.presence_logit for answer in answers], np.float64)
     scale, offset = fit_presence(logits, present)
-    probability = _sigmoid(scale * logits + offset)
+    probability = sigmoid(scale * logits + offset)
     threshold = choose_presence_threshold(probability[present], probability[~present])
     chosen_on = f"{len(answers)} out-of-fold answers, {int((~present).sum())} of them without a lesion"
     return Presence(scale, offset, threshold, chosen_on)
@@ -86,7 +87,7 @@ def is_seen(answer: Answer, presence: Presence | None) -> bool:
 def called(answer: Answer, calls: Calls) -> CaseResult:
     """An answer at an operating point: one that is no lesion has no mask either."""
     point, seen = calls.operating_point, is_seen(answer, calls.presence)
-    probability = float(_sigmoid(np.array(answer.logit / point.temperature)))
+    probability = float(sigmoid(np.array(answer.logit / point.temperature)))
     decision = MALIGNANT if probability >= point.threshold else "benign"
     overlapping = answer.dice is not None
     return CaseResult(
@@ -112,19 +113,20 @@ def store_calls(checkpoint: Path, calls: Calls) -> None:
         save_checkpoint(checkpoint, network, told)
 
 
-def read_calls(path: Path, *, network: str) -> Calls:
-    """The operating point of a validation's report on `network`. Raises DataError."""
+def read_calls(path: Path, recipe: Recipe) -> Calls:
+    """The operating point of a validation's report on `recipe`, whatever its seed. Raises DataError."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        raw, found = report[REPORT_KEY], report["recipe"]["network"]
+        raw, found = report[REPORT_KEY], dict(report["recipe"])
         presence = None if raw["presence"] is None else Presence(**raw["presence"])
         calls = Calls(OperatingPoint(**raw["operating_point"]), presence, tuple(raw["fitted_on"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not the report of a cross-validation with --runs folds ({error})") from error
-    if found != network:
-        raise DataError(f"{path}: is the report of {found}; name that of {network}")
+    wanted = asdict(recipe)
+    if odd := sorted(
+        key for key in wanted.keys() | found.keys() if key != "seed" and found.get(key) != wanted.get(key)
+    ):
+        raise DataError(
+            f"{path}: is the report of another recipe ({', '.join(odd)}); name that of this one, or repeat its options"
+        )
     return calls
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float64)

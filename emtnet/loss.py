@@ -12,7 +12,8 @@ plus binary cross-entropy over all. Dice on empty masks would teach the network 
 presence no scores to choose a threshold from. What presence is read from (`edge.presence`) has a cross-entropy of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,12 +32,11 @@ def balanced_cross_entropy(logits: Tensor, targets: Tensor, *, balance: float) -
     return 2.0 * (missed + alarmed).mean()
 
 
-def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """1 − soft Dice, averaged over the images that have a lesion (a target of at least 0.5); 0 where none has.
+def soft_dice(logits: Tensor, targets: Tensor, present: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """1 − soft Dice, averaged over the images that have a lesion; 0 where none has.
 
-    logits, targets: (N, 1, H, W). smooth: pixels added to both sides of the fraction.
+    logits, targets: (N, 1, H, W). present: (N,) bool, which images have one. smooth: pixels added to both sides of the fraction.
     """
-    present = _has_lesion(targets)
     probability = torch.sigmoid(logits)
     overlap = (probability * targets).sum((1, 2, 3))
     area = probability.sum((1, 2, 3)) + targets.sum((1, 2, 3))
@@ -44,18 +44,14 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
     return (missed * present).sum() / present.sum().clamp(min=1)
 
 
-def presence_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def presence_cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
     """Cross-entropy of the mean of the mask's highest logits, `edge.presence.TOP_SHARE` of them, with "there is a lesion".
 
-    logits, targets: (N, 1, H, W).
+    logits: (N, 1, H, W). present: (N,) bool.
     """
     flat = logits.flatten(1)
     top = flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(1)
-    return F.binary_cross_entropy_with_logits(top, _has_lesion(targets).to(top.dtype))
-
-
-def _has_lesion(targets: Tensor) -> Tensor:
-    return targets.amax((1, 2, 3)) >= 0.5
+    return F.binary_cross_entropy_with_logits(top, present.to(top.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,22 @@ class Targets:
     """What a batch should be answered with.
 
     mask: (N, 1, H, W) in 0..1, all NaN for an image whose lesion nobody drew. label: (N, 1), 1 malignant, 0 benign, NaN
-    where there is no lesion; both may be shares of a teacher.
+    where there is no lesion; both may be shares of a teacher. present: (N,) bool, whether the drawn mask shows a lesion, whatever
+    a teacher says; False where nobody drew one.
     """
 
     mask: Tensor
     label: Tensor
+    present: Tensor
+
+    @classmethod
+    def drawn(cls, mask: Tensor, label: Tensor) -> Self:
+        """Targets as the data have them: there is a lesion where its mask reaches one half."""
+        return cls(mask, label, mask.amax((1, 2, 3)) >= 0.5)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(self, mask=self.mask.to(device), label=self.label.to(device), present=self.present.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +104,12 @@ class MultitaskLoss:
         loss = outputs.malignancy.float().sum() * 0.0
         drawn = ~torch.isnan(targets.mask[:, 0, 0, 0])
         if drawn.any():
-            mask, target = outputs.mask[drawn].float(), targets.mask[drawn]
+            mask, target, present = outputs.mask[drawn].float(), targets.mask[drawn], targets.present[drawn]
             if self.mask_weight:
-                mask_loss = soft_dice(mask, target) + F.binary_cross_entropy_with_logits(mask, target)
+                mask_loss = soft_dice(mask, target, present) + F.binary_cross_entropy_with_logits(mask, target)
                 loss = loss + self.mask_weight * mask_loss
             if self.presence_weight:
-                loss = loss + self.presence_weight * presence_cross_entropy(mask, target)
+                loss = loss + self.presence_weight * presence_cross_entropy(mask, present)
             if self.gate_weight:
                 gate = outputs.gate[drawn].float()
                 shrunk = F.interpolate(target, size=gate.shape[2:], mode="area")

@@ -1,11 +1,12 @@
 """The tables of a model card: Markdown between two markers, made from a validation's report and from nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from calibration.bootstrap import Interval
 from calibration.metrics import SPECIFICITY_AT
+from calibration.reliability import draw_reliability
 from edge.atomic import write_text
 from edge.errors import DataError
 from emtnet.report import POOLED, Row, ValidationReport
@@ -13,6 +14,7 @@ from emtnet.report import POOLED, Row, ValidationReport
 COLUMNS: Final = {
     "AUC": "auc",
     "accuracy": "accuracy",
+    "accuracy at p = 0.5": "accuracy_at_half",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "spec. at 94.1 %": SPECIFICITY_AT,
@@ -45,8 +47,19 @@ def title(row: Row) -> str:
 
 
 def update_model_card(path: Path, report: ValidationReport) -> None:
-    """Replace the tables of the report's network in the Markdown file at `path`. Raises DataError without its markers."""
+    """Replace the tables of the report's network in the Markdown file at `path`, and the picture that they show beside it.
+
+    Raises DataError without its markers, SinkError.
+    """
     replace_between(path, report.recipe.network, markdown(report))
+    if report.uncalibrated and report.calibrated:
+        picture = path.parent / reliability_picture(report.recipe.network)
+        draw_reliability(report.uncalibrated, report.calibrated, picture)
+
+
+def reliability_picture(network: str) -> str:
+    """Where the reliability diagram of a network is, from the model card."""
+    return f"images/{network}-reliability.svg"
 
 
 def replace_between(path: Path, name: str, text: str) -> None:
@@ -79,20 +92,28 @@ def markdown(report: ValidationReport) -> str:
     if report.calls is not None and report.uncalibrated is not None and report.calibrated is not None:
         point, presence = report.calls.operating_point, report.calls.presence
         lines = [
-            f"Temperature {point.temperature:.3f}: expected calibration error {report.uncalibrated.error:.3f} before, "
-            f"{report.calibrated.error:.3f} after. Malignant from p = {point.threshold:.3f}"
+            f"Expected calibration error of p(malignant) {report.uncalibrated.error:.3f} as the networks say it, "
+            f"{report.calibrated.error:.3f} after the temperature of the other folds. Fitted to all folds, for the shipped "
+            f"checkpoint: temperature {point.temperature:.3f}, malignant from p = {point.threshold:.3f}"
         ]
         if presence is not None:
             lines.append(f", lesion from p = {presence.threshold:.3f}")
         parts.append("".join(lines) + f" ({point.chosen_on}).")
+        parts.append(f"![Reliability of p(malignant) before and after]({reliability_picture(report.recipe.network)})")
     return "\n\n".join(parts) + "\n"
 
 
+def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table without a final line break; its first column is words, the others are figures."""
+    rule = ("---", *["---:"] * (len(head) - 1))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
 def _grid(rows: Sequence[Row]) -> str:
-    head = ("cases", "lesions", "normals", *COLUMNS)
-    lines = [head, ("---", *["---:"] * (len(head) - 1))]
-    lines += [(title(row), str(row.lesions), str(row.normals), *cells(row, intervals=True)) for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return grid(
+        ("cases", "lesions", "normals", *COLUMNS),
+        [(title(row), str(row.lesions), str(row.normals), *cells(row, intervals=True)) for row in rows],
+    )
 
 
 def _cell(value: float | int | None, bounds: Interval | None, digits: int) -> str:

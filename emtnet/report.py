@@ -1,20 +1,21 @@
 """What a validation found, with intervals, as one JSON."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from calibration.bootstrap import Interval, metric_intervals
 from calibration.metrics import LESIONS, MALIGNANT, CaseResult, Metrics, summarise
 from calibration.reliability import Reliability, reliability_bins
+from edge.preprocess import sigmoid
+from edge.versions import versions
 from emtnet.answers import Answer
 from emtnet.calls import NO_CALLS, REPORT_KEY, Calls, called, fit_calls
 from emtnet.protocol import Run
 from emtnet.recipe import Recipe
+from emtnet.train import PACKAGES
 
 POOLED = "all"
 
@@ -68,7 +69,7 @@ class ValidationReport:
                 "after": self.calibrated.error if self.calibrated else None,
             },
             REPORT_KEY: self.calls.to_json() if self.calls else None,
-            "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+            "versions": versions(PACKAGES),
         }
 
 
@@ -79,7 +80,9 @@ def summarise_validation(
 
     folds: the operating point of each fold is fitted to the answers on the other folds; figures are over all folds, for each
     source and for all cases. sources, scanners: at the operating point that the folds' answers on the same training cases ask
-    for; where the folds were not run, any lesion pixel is a lesion and 0.5 is malignant. Intervals are drawn by patient.
+    for. Those answers are of networks that have seen the data left out here, so calls there are not quite blind; AUC, Dice and
+    distances do not depend on them. Where the folds were not run, or had no normal case, the mask's top at one half is a lesion,
+    and 0.5 is malignant where nothing was fitted. Intervals are drawn by patient.
     """
     folds = {run.name: answers[run.name] for run in runs if run.kind == "folds"}
     every = [answer for part in folds.values() for answer in part]
@@ -95,7 +98,7 @@ def summarise_validation(
         lesions = [(answer, result) for answer, result in judged if answer.label in LESIONS]
         malignant = np.array([answer.label == MALIGNANT for answer, _ in lesions], np.bool_)
         raw = np.array([answer.logit for answer, _ in lesions], np.float64)
-        before = reliability_bins(1.0 / (1.0 + np.exp(-raw)), malignant)
+        before = reliability_bins(sigmoid(raw), malignant)
         after = reliability_bins(np.array([result.probability for _, result in lesions], np.float64), malignant)
     for run in runs:
         if run.kind != "folds":

@@ -35,11 +35,13 @@ class Teacher:
     def blend(self, image: Tensor, targets: Targets, *, share: float) -> Targets:
         """Targets of which `share` is the teacher's probability; unknown masks and classes stay unknown.
 
-        image: (N, 1, S, S) as the network takes it. The cross-entropy is linear in its target, so this is the weighted sum
-        of the losses against label and teacher.
+        image: (N, 1, S, S) as the network takes it. Cross-entropy is linear in its target, so that of mask and class is the
+        weighted sum of those against label and teacher. Whether there is a lesion is not the teacher's to say.
         """
         with torch.no_grad():
             outputs = self.network(image)
         mask = F.interpolate(torch.sigmoid(outputs.mask.float()), size=targets.mask.shape[2:], mode="area")
         label = torch.sigmoid(outputs.malignancy.float())
-        return Targets(torch.lerp(targets.mask, mask, share), torch.lerp(targets.label, label, share))
+        return Targets(
+            torch.lerp(targets.mask, mask, share), torch.lerp(targets.label, label, share), targets.present
+        )  # fmt: skip

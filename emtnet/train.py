@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from calibration.dataset import Dataset
 from calibration.evaluation import Evaluation, evaluate
-from calibration.metrics import Metrics
+from calibration.metrics import LESIONS, Metrics
 from calibration.operating_point import choose_threshold
 from edge.atomic import write_bytes
 from edge.errors import DataError
 from edge.manifest import OperatingPoint
+from edge.versions import versions
 from emtnet.batches import LoadedCase, batch_count, batches, load_cases
 from emtnet.calls import Calls
 from emtnet.engine import POSITIVE, UNSET, torch_predictor
@@ -34,6 +35,8 @@ from emtnet.teacher import Teacher
 from emtnet.weights import SCHEMA, CheckpointInfo, as_saved, save_checkpoint
 
 STATE_NAME: Final = "training.pt"
+PACKAGES: Final = ("edgekit-ultrasound", "torch", "numpy", "opencv-python-headless")
+"""Whose versions a checkpoint and a report keep: they make the pixels and the gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,8 @@ def train(
     """
     reporter, start = reporter or Reporter(), start or Start()
     require_trainable(data, selection)
-    path, state_path = out / f"{recipe.network}.safetensors", out / STATE_NAME
-    if state_path.exists() and not resume:
-        raise DataError(f"{out}: holds a training run; add --resume to go on with it or choose another -o")
+    require_startable(out, recipe, start, resume=resume)
+    path, state_path = _checkpoint(out, recipe), out / STATE_NAME
     keep_memory()
     cases = load_cases(data)
     tuned_on = selection.fingerprints() if selection else ()
@@ -105,6 +107,7 @@ def train(
     identity = {
         "recipe": asdict(recipe),
         "trained_on": [case.fingerprint for case in cases],
+        "data": [loaded.case.digest(loaded.sample) for loaded in cases],
         "tuned_on": list(tuned_on),
         "start": start.identity(),
         "calls": calls.to_json() if calls else None,
@@ -135,6 +138,21 @@ def train(
         metrics = evaluation.metrics if evaluation else None
         reporter.epoch(EpochReport(epoch + 1, recipe.epochs, loss, metrics, best and selection is not None))
     return path
+
+
+def require_startable(out: Path, recipe: Recipe, start: Start, *, resume: bool) -> None:
+    """Refuse a folder with a run in it: without resume, of another recipe or start, or without its state. Raises DataError."""
+    state, checkpoint = out / STATE_NAME, _checkpoint(out, recipe)
+    if state.exists():
+        if not resume:
+            raise DataError(f"{out}: holds a training run; add --resume to go on with it or choose another -o")
+        _load_state(state, {"recipe": asdict(recipe), "start": start.identity()})
+    elif checkpoint.exists():
+        raise DataError(f"{checkpoint}: would be overwritten; choose another -o")
+
+
+def _checkpoint(out: Path, recipe: Recipe) -> Path:
+    return out / f"{recipe.network}.safetensors"
 
 
 class _Run:
@@ -196,7 +214,7 @@ class _Run:
     def _step(self, image: Tensor, targets: Targets) -> float:
         """One gradient step; returns the loss."""
         image = image.to(self._device).contiguous(memory_format=torch.channels_last)
-        targets = Targets(targets.mask.to(self._device), targets.label.to(self._device))
+        targets = targets.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=_has_bf16(self._device)):
             if self._teacher is not None:
                 targets = self._teacher.blend(image, targets, share=self._recipe.distillation)
@@ -216,15 +234,13 @@ def require_trainable(data: Dataset, selection: Dataset | None) -> None:
             continue
         if not dataset.labelled:
             raise DataError(f"the {name} data have cases without a label; train on labelled data")
-        missing = {"benign", "malignant"} - {case.label for case in dataset}
+        missing = set(LESIONS) - {case.label for case in dataset}
         if missing:
             raise DataError(f"the {name} data have no {' and no '.join(sorted(missing))} case; both classes are needed")
     if selection is not None:
-        shared = {(case.source, case.group) for case in data} & {(case.source, case.group) for case in selection}
+        shared = {case.subject for case in data} & {case.subject for case in selection}
         if shared:
-            raise DataError(
-                f"group {sorted(shared)[0][1]} is in both the training and the selection folds; split by group"
-            )
+            raise DataError(f"group {min(shared)} is in both the training and the selection folds; split by group")
 
 
 def _require_separate(cases: Sequence[LoadedCase], tuned_on: Sequence[str]) -> None:
@@ -246,7 +262,7 @@ def _info(
     calls: Calls | None,
     teacher: Teacher | None,
 ) -> CheckpointInfo:
-    sources = sorted({f"{case.source or case.image.parent.name}" for case in data})
+    sources = sorted({case.source or case.image.parent.name for case in data})
     trained_on, tuned_on = tuple(identity["trained_on"]), tuple(identity["tuned_on"])
     if teacher is not None:  # what it has seen shows in its answers
         trained_on = tuple(dict.fromkeys(trained_on + teacher.info.trained_on))
@@ -270,7 +286,7 @@ def _info(
         data=tuple(TERMS.get(source, source) for source in sources),
         recipe=identity["recipe"] | {"start": identity["start"]},
         metrics={"epoch": epoch} | ({"selection": evaluation.metrics.to_json()} if evaluation else {}),
-        versions={"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        versions=versions(PACKAGES),
     )
 
 
@@ -338,10 +354,11 @@ def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     for key, name in (
         ("recipe", "recipe"),
         ("trained_on", "training data"),
+        ("data", "labels or masks"),
         ("tuned_on", "selection data"),
         ("start", "encoder or teacher"),
         ("calls", "operating point"),
     ):
-        if state.get(key) != identity[key]:
+        if key in identity and state.get(key) != identity[key]:
             raise DataError(f"{path}: the run was started with another {name}; repeat its options or choose another -o")
     return state

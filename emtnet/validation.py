@@ -1,20 +1,22 @@
 """Cross-validation: train every run of the plan and keep what each network said of the cases it never saw."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from calibration.dataset import Case, Dataset
 from edge.errors import DataError
 from edge.frame import fingerprint
 from emtnet.answers import Answer, answers_of, read_answers, write_answers
 from emtnet.protocol import Run
 from emtnet.recipe import Recipe
 from emtnet.teacher import Teacher
-from emtnet.train import Reporter, Start, train
+from emtnet.train import Reporter, Start, require_startable, train
 
 PREDICTIONS: Final = "predictions.json"
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 
 
 def validate(
@@ -34,14 +36,19 @@ def validate(
     run's test cases. resume: go on with what `out` holds; a run whose answers are there is not trained again.
     Raises DataError, SinkError.
     """
-    _require_distinct(runs)
-    starts = [Start(encoder, _teacher(teachers, run) if teachers else None) for run in runs]
-    identities = [_identity(run, recipe, start) for run, start in zip(runs, starts, strict=True)]
-    for run, identity in zip(runs, identities, strict=True):  # what is wrong is said before the first training
-        if (saved := out / run.name / PREDICTIONS).exists():
-            if not resume:
-                raise DataError(f"{out}: holds a validation; add --resume to go on with it or choose another -o")
+    contents = _contents(runs)
+    _require_distinct(runs, contents)
+    starts = [Start(encoder, _teacher(teachers, run, contents) if teachers else None) for run in runs]
+    identities = [_identity(run, recipe, start, contents) for run, start in zip(runs, starts, strict=True)]
+    for run, start, identity in zip(
+        runs, starts, identities, strict=True
+    ):  # what is wrong is said before the first training
+        if not (saved := out / run.name / PREDICTIONS).exists():
+            require_startable(out / run.name, recipe, start, resume=resume)
+        elif resume:
             read_answers(saved, identity)
+        else:
+            raise DataError(f"{out}: holds a validation; add --resume to go on with it or choose another -o")
     answers = {}
     for run, start, identity in zip(runs, starts, identities, strict=True):
         started(run)
@@ -56,39 +63,66 @@ def validate(
     return answers
 
 
-def _identity(run: Run, recipe: Recipe, start: Start) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Sha256 of a case's frame, and of all that it is learned from and scored by."""
+
+    frame: str
+    everything: str
+
+
+def _contents(runs: Sequence[Run]) -> dict[Path, _Content]:
+    """What the cases hold, by image; every image is read once."""
+    found: dict[Path, _Content] = {}
+    for run in runs:
+        for case in (*run.training, *run.test):
+            if case.image not in found:
+                sample = case.read()
+                found[case.image] = _Content(fingerprint(sample.pixels), case.digest(sample))
+    return found
+
+
+def _identity(run: Run, recipe: Recipe, start: Start, contents: Mapping[Path, _Content]) -> dict[str, Any]:
     return {
         "schema": _SCHEMA,
         "recipe": asdict(recipe),
         "start": start.identity(),
-        "training": [f"{case.source}/{case.name}" for case in run.training],
-        "test": [f"{case.source}/{case.name}" for case in run.test],
+        "training": _identity_of(run.training, contents),
+        "test": _identity_of(run.test, contents),
     }
 
 
-def _teacher(teachers: Path, run: Run) -> Teacher:
+def _identity_of(data: Dataset, contents: Mapping[Path, _Content]) -> dict[str, Any]:
+    digests = "".join(contents[case.image].everything for case in data)
+    return {"cases": len(data), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+
+
+def _teacher(teachers: Path, run: Run, contents: Mapping[Path, _Content]) -> Teacher:
     found = sorted((teachers / run.name).glob("*.safetensors"))
     if len(found) != 1:
         raise DataError(f"{teachers / run.name}: holds {len(found)} checkpoints, not the one teacher of {run.held_out}")
     teacher = Teacher.open(found[0])
     used = teacher.info.used_frames()
     for case in run.test:
-        if fingerprint(case.read().pixels) in used:
+        if contents[case.image].frame in used:
             raise DataError(f"{found[0]}: has seen {case.name}, which {run.held_out} is tried on; take another teacher")
     return teacher
 
 
-def _require_distinct(runs: Sequence[Run]) -> None:
-    """Refuse a frame that stands in training and test of one run, under whatever name."""
-    known: dict[Path, str] = {}
+def _require_distinct(runs: Sequence[Run], contents: Mapping[Path, _Content]) -> None:
+    """Refuse a frame that counts twice: in two folders, under two labels, or in training and test of one run."""
     for run in runs:
+        known: dict[str, Case] = {}
+        trained = {case.image for case in run.training}
         for case in (*run.training, *run.test):
-            if case.image not in known:
-                known[case.image] = fingerprint(case.read().pixels)
-        trained = {known[case.image]: case for case in run.training}
-        for case in run.test:
-            if (twin := trained.get(known[case.image])) is not None:
-                raise DataError(
-                    f"{case.image} and {twin.image} are the same frame, on both sides of {run.held_out}; "
-                    "remove one, or give both one group and fold"
-                )
+            frame = contents[case.image].frame
+            if (twin := known.get(frame)) is None:
+                known[frame] = case
+                continue
+            if twin.image == case.image:
+                raise DataError(f"{case.image}: is among the data twice; name each folder once")
+            same = f"{twin.image} and {case.image} are the same frame"
+            if (twin.image in trained) != (case.image in trained):
+                raise DataError(f"{same}, on both sides of {run.held_out}; remove one, or give both one group and fold")
+            if twin.image.parent != case.image.parent or twin.label != case.label:
+                raise DataError(f"{same}; remove one, so that no case counts twice")

@@ -84,7 +84,14 @@ def test_a_lesion_without_a_mask_has_no_overlap_but_a_probability(small_dataset:
     assert evaluation.metrics.dice_mean is None
 
 
-CLASS_FIGURES = {"auc", "accuracy", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
+CLASS_FIGURES = {
+    "auc",
+    "accuracy",
+    "accuracy_at_half",
+    "sensitivity",
+    "specificity",
+    "specificity_at_sensitivity_0.941",
+}
 MASK_FIGURES = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
 
 

@@ -43,7 +43,7 @@ def test_folds_select_their_cases(small_dataset: Path) -> None:
 
 
 def test_folds_that_select_nothing_are_refused(small_dataset: Path) -> None:
-    with pytest.raises(DataError, match="no case is in fold 6, 9; choose others with --folds"):
+    with pytest.raises(DataError, match="no case is in fold 6 and 9; choose others with --folds"):
         Dataset.open([small_dataset], folds=(6, 9))
 
 

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from calibration.dataset import Label
 from calibration.metrics import CaseResult, auc, hausdorff_95, overlap, scored, specificity_at, summarise, threshold_at
+from edge.interpretation import NO_LESION
 
 # Few levels, so that scores tie within and between the classes.
 SCORED = st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=40)
@@ -175,6 +176,13 @@ def test_figures_counted_by_hand() -> None:
     assert metrics.threshold == 0.5
 
 
+def test_accuracy_at_one_half_heeds_neither_threshold_nor_presence() -> None:
+    cases = [result("malignant", 0.6), result("benign", 0.4), result("benign", 0.5), result("malignant", 0.49)]
+    unseen = [replace(case, decision=NO_LESION) for case in cases]
+    for every, threshold in ((cases, 0.5), (cases, 0.1), (unseen, 0.9)):
+        assert summarise(every, threshold=threshold).accuracy_at_half == pytest.approx(1 / 2)
+
+
 def test_normals_change_nothing_but_the_count_and_their_false_alarms() -> None:
     with_normals = summarise(CASES, threshold=0.5).to_json()
     without = summarise([case for case in CASES if case.label != "normal"], threshold=0.5).to_json()
@@ -196,7 +204,7 @@ def test_what_cannot_be_counted_is_none() -> None:
 
 def test_a_network_that_draws_nothing_or_scores_nothing_keeps_the_other_half() -> None:
     whole = summarise(CASES, threshold=0.5).to_json()
-    scores = {"auc", "accuracy", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
+    scores = {"auc", "accuracy", "accuracy_at_half", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
     masks = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
     unscored = summarise([replace(case, probability=None) for case in CASES], threshold=None, positive=None).to_json()
     assert unscored == whole | dict.fromkeys({*scores, "threshold"})
@@ -270,6 +278,7 @@ def test_public_names_are_fixed() -> None:
         "n",
         "auc",
         "accuracy",
+        "accuracy_at_half",
         "sensitivity",
         "specificity",
         "specificity_at_sensitivity_0.941",

@@ -1,10 +1,11 @@
 """`edgekit train` as a user meets it: a run, a cross-validation, and the one after it that keeps its operating point."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -15,17 +16,19 @@ from test_edgekit_cli import Run, edgekit, one_line
 from calibration.dataset import Dataset
 from edge.phantom import phantom_case
 from emtnet.calls import read_calls
+from emtnet.recipe import default_recipe
 from emtnet.weights import load_checkpoint
 
 __all__ = ["edgekit"]  # the fixture
 
 CHECKPOINT = "emtnet-s.safetensors"
 QUICK = ("--network", "emtnet-s", "--epochs", 1, "--batch-size", 4)
+SHORT = replace(default_recipe("emtnet-s"), epochs=1, batch_size=4)
 CARD = "# Card\n\n<!-- emtnet-s: begin -->\n<!-- emtnet-s: end -->\n\nThe end.\n"
 
 
 def write_cases(folder: Path) -> Path:
-    """Nine phantoms as cases.csv: each label in each of three folds."""
+    """Nine phantoms as cases.csv: each label in each of three folds, from two scanners."""
     lines = ["image,mask,label,group,fold,source,device"]
     (folder / "data").mkdir(parents=True)
     for index in range(9):
@@ -33,7 +36,7 @@ def write_cases(folder: Path) -> Path:
         made = phantom_case(index, label=label, size=(96, 112))
         assert cv2.imwrite(str(folder / f"data/{index}.png"), made.pixels)
         assert cv2.imwrite(str(folder / f"data/{index}_mask.png"), made.mask.astype(np.uint8) * 255)
-        lines.append(f"{index}.png,{index}_mask.png,{label},g{index},{index // 3 + 1},Phantom,")
+        lines.append(f"{index}.png,{index}_mask.png,{label},g{index},{index // 3 + 1},Phantom,scanner {index // 3 % 2}")
     (folder / "data/cases.csv").write_text("\n".join(lines) + "\n")
     return folder / "data"
 
@@ -104,7 +107,7 @@ def test_its_tables_stand_in_the_model_card(validated: Validated) -> None:
     assert text.startswith("# Card\n\n<!-- emtnet-s: begin -->\n")
     assert text.endswith("<!-- emtnet-s: end -->\n\nThe end.\n")
     assert "| all data | 6 | 3 |" in text
-    assert read_calls(validated.out / "report.json", network="emtnet-s").operating_point.chosen_on in text
+    assert read_calls(validated.out / "report.json", SHORT).operating_point.chosen_on in text
 
 
 def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validated, edgekit: Run) -> None:
@@ -123,6 +126,44 @@ def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validate
     assert (validated.out / "report.json").read_text() == report
 
 
+def test_what_an_earlier_call_left_in_the_folder_stays_in_the_report(
+    validated: Validated, edgekit: Run, tmp_path: Path
+) -> None:
+    """Else the operating point of the folds would be lost with a call for the scanners alone."""
+    out = shutil.copytree(validated.out, tmp_path / "out")
+    before = json.loads((out / "report.json").read_text())
+    arguments = ("train", "--data", validated.data, *QUICK, "--cross-validate", "--runs", "scanners", "-o", out)
+    code, _, err = edgekit(*arguments)
+    assert code == 1
+    assert "holds a validation; add --resume" in one_line(err)
+    code, _, err = edgekit(*arguments, "--resume")
+    assert code == 0, err
+    after = json.loads((out / "report.json").read_text())
+    assert after["runs"] == [*before["runs"], "scanner-phantom-scanner-0", "scanner-phantom-scanner-1"]
+    assert after["calls"] == before["calls"]
+    assert after["figures"][: len(before["figures"])] == before["figures"]
+
+
+def test_a_checkpoint_without_its_run_is_not_overwritten(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+    kept = shutil.copy(validated.out / "fold-1" / CHECKPOINT, tmp_path)
+    before = Path(kept).read_bytes()
+    code, _, err = edgekit(
+        "train", "--data", validated.data, *QUICK, "--folds", "1,2", "--selection-folds", 3, "-o", tmp_path
+    )
+    assert code == 1
+    assert "would be overwritten; choose another -o" in one_line(err)
+    assert Path(kept).read_bytes() == before
+
+
+def test_an_operating_point_of_another_recipe_is_refused(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+    report = validated.out / "report.json"
+    arguments = ("train", "--data", validated.data, *QUICK, "--balance", "0.9", "--operating-point", report)
+    code, _, err = edgekit(*arguments, "-o", tmp_path / "run")
+    assert code == 1
+    assert "is the report of another recipe (balance)" in one_line(err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_final_training_keeps_its_operating_point(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
     report, run = validated.out / "report.json", tmp_path / "run"
     arguments = ("train", "--data", validated.data, *QUICK, "--operating-point", report, "-o", run)
@@ -130,7 +171,7 @@ def test_a_final_training_keeps_its_operating_point(validated: Validated, edgeki
     assert code == 0, err
     assert "the last epoch's averaged weights" in out
     _, info = load_checkpoint(run / CHECKPOINT)
-    calls = read_calls(report, network="emtnet-s")
+    calls = read_calls(report, SHORT)
     assert info.operating_point == calls.operating_point
     assert info.presence == calls.presence
     assert info.presence is not None

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from emtnet.answers import Answer
 from emtnet.calls import NO_CALLS, REPORT_KEY, Calls, called, fit_calls, is_seen, read_calls, store_calls
 from emtnet.engine import UNSET
 from emtnet.network import EmtNet
+from emtnet.recipe import Recipe
 from emtnet.weights import SCHEMA, CheckpointInfo, load_checkpoint, save_checkpoint
 
 CALLS = Calls(
@@ -188,7 +189,8 @@ def test_calls_that_are_there_are_not_written_again(checkpoint: Path) -> None:
     assert checkpoint.stat().st_mtime_ns == written
 
 
-OF_EMTNET = {"recipe": {"network": "emtnet"}}
+RECIPE = Recipe()
+OF_EMTNET = {"recipe": asdict(RECIPE)}
 
 
 def write(path: Path, record: object) -> Path:
@@ -200,9 +202,12 @@ def write(path: Path, record: object) -> Path:
 def test_a_report_gives_back_its_calls(tmp_path: Path, calls: Calls) -> None:
     record = {"other": 1, REPORT_KEY: calls.to_json()} | OF_EMTNET
     path = write(tmp_path / "report.json", record)
-    assert read_calls(path, network="emtnet") == calls
-    with pytest.raises(DataError, match=r"report\.json: is the report of emtnet; name that of emtnet-s"):
-        read_calls(path, network="emtnet-s")
+    assert read_calls(path, RECIPE) == calls
+    assert read_calls(path, replace(RECIPE, seed=7)) == calls
+    with pytest.raises(
+        DataError, match=r"report\.json: is the report of another recipe \(balance, network\); name that"
+    ):
+        read_calls(path, replace(RECIPE, network="emtnet-s", balance=0.9))
 
 
 POINT = CALLS.to_json()["operating_point"]
@@ -230,9 +235,9 @@ def test_anything_else_is_no_report(tmp_path: Path, record: object) -> None:
     if isinstance(record, dict):
         record = record | OF_EMTNET
     with pytest.raises(DataError, match=r"report\.json: not the report of a cross-validation with --runs folds"):
-        read_calls(write(tmp_path / "report.json", record), network="emtnet")
+        read_calls(write(tmp_path / "report.json", record), RECIPE)
 
 
 def test_a_missing_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: not the report"):
-        read_calls(tmp_path / "none.json", network="emtnet")
+        read_calls(tmp_path / "none.json", RECIPE)

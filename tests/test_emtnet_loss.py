@@ -91,33 +91,41 @@ def test_a_label_smoothing_outside_its_range_is_refused(smoothing: float) -> Non
         MultitaskLoss(label_smoothing=smoothing)
 
 
+def shown(targets: Tensor) -> Tensor:
+    """Whether there is a lesion in each drawn mask."""
+    return targets.amax((1, 2, 3)) > 0.0
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0.1, 30))
 def test_soft_dice_lies_between_0_and_1(seed: int, share: float, spread: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(2, 1, 6, 5, generator=generator)
     targets = (torch.rand(2, 1, 6, 5, generator=generator) < share).float()
-    assert 0.0 <= soft_dice(logits, targets).item() <= 1.0
+    assert 0.0 <= soft_dice(logits, targets, shown(targets)).item() <= 1.0
 
 
 def test_soft_dice_of_known_predictions() -> None:
     targets = torch.zeros(1, 1, 10, 10)
     targets[..., :5] = 1.0
     perfect = 100.0 * (targets - 0.5)
-    assert soft_dice(perfect, targets).item() == pytest.approx(0.0, abs=1e-6)
-    assert soft_dice(-perfect, targets).item() == pytest.approx(1.0, abs=0.011)  # 1 − 1 / 101: `smooth` is one pixel
+    assert soft_dice(perfect, targets, shown(targets)).item() == pytest.approx(0.0, abs=1e-6)
+    assert soft_dice(-perfect, targets, shown(targets)).item() == pytest.approx(
+        1.0, abs=0.011
+    )  # 1 − 1 / 101: `smooth` is one pixel
     everything = torch.full_like(targets, 100.0)
-    assert soft_dice(everything, targets).item() == pytest.approx(1 - 101 / 151)
+    assert soft_dice(everything, targets, shown(targets)).item() == pytest.approx(1 - 101 / 151)
 
 
 def test_soft_dice_says_nothing_of_images_without_a_lesion() -> None:
     targets = torch.zeros(3, 1, 10, 10)
-    assert soft_dice(torch.full_like(targets, 5.0), targets).item() == 0.0
+    assert soft_dice(torch.full_like(targets, 5.0), targets, shown(targets)).item() == 0.0
     targets[1, ..., :5] = 1.0
-    targets[2] = 0.4  # what a teacher doubts in
+    targets[2] = 0.9  # what only a teacher sees
+    present = torch.tensor([False, True, False])
     logits = torch.full_like(targets, 100.0, requires_grad=True)
-    loss = soft_dice(logits, targets)
+    loss = soft_dice(logits, targets, present)
     assert loss.item() == pytest.approx(1 - 101 / 151)
-    (gradient,) = torch.autograd.grad(soft_dice(0.01 * logits, targets), logits)
+    (gradient,) = torch.autograd.grad(soft_dice(0.01 * logits, targets, present), logits)
     assert gradient[1].any()
     assert not gradient[0].any()
     assert not gradient[2].any()
@@ -129,34 +137,36 @@ def test_soft_dice_weighs_images_alike_whatever_their_lesions_size() -> None:
     targets[1, 0, 0, 0] = 1.0
     logits = 100.0 * (targets - 0.5)
     logits[1] = -100.0  # the small one is missed
-    assert soft_dice(logits, targets).item() == pytest.approx((0.0 + 0.5) / 2, abs=1e-6)
+    assert soft_dice(logits, targets, shown(targets)).item() == pytest.approx((0.0 + 0.5) / 2, abs=1e-6)
 
 
 NO_GATE = torch.zeros(())
+FEATURES = torch.full((1, 256), torch.nan)  # the loss does not look at them
 
 
 def test_presence_is_read_from_the_highest_logits_of_each_image() -> None:
     logits = torch.full((2, 1, 20, 20), -9.0)
     logits[0, 0, 3, 4], logits[0, 0, 15, 2] = 1.0, 2.0  # 0.5 % of 400 pixels
-    targets = torch.zeros_like(logits)
-    targets[0, 0, 3:5, 3:5] = 1.0
     found, clear = math.log1p(math.exp(-1.5)), math.log1p(math.exp(-9.0))
-    assert presence_cross_entropy(logits, targets).item() == pytest.approx((found + clear) / 2, rel=1e-5)
-    assert presence_cross_entropy(logits, 0.4 * targets).item() == pytest.approx((1.5 + found + clear) / 2, rel=1e-5)
+    first, none = torch.tensor([True, False]), torch.tensor([False, False])
+    assert presence_cross_entropy(logits, first).item() == pytest.approx((found + clear) / 2, rel=1e-5)
+    assert presence_cross_entropy(logits, none).item() == pytest.approx((1.5 + found + clear) / 2, rel=1e-5)
 
 
 def test_presence_has_its_weight_in_the_sum_and_needs_a_drawn_mask() -> None:
     generator = torch.Generator().manual_seed(7)
     drawn = torch.zeros(2, 1, 8, 8)
     drawn[0, 0, 2:5] = 1.0
-    targets = Targets(drawn, torch.tensor([[1.0], [math.nan]]))
-    outputs = Outputs(torch.randn(2, 1, 8, 8, generator=generator), torch.randn(2, 1, generator=generator), NO_GATE)
+    targets = Targets.drawn(drawn, torch.tensor([[1.0], [math.nan]]))
+    outputs = Outputs(
+        torch.randn(2, 1, 8, 8, generator=generator), torch.randn(2, 1, generator=generator), NO_GATE, FEATURES
+    )
     without = MultitaskLoss()(outputs, targets)
-    presence = presence_cross_entropy(outputs.mask, targets.mask)
+    presence = presence_cross_entropy(outputs.mask, targets.present)
     assert MultitaskLoss(presence_weight=0.3)(outputs, targets).item() == pytest.approx(
         (without + 0.3 * presence).item()
     )
-    undrawn = Targets(torch.full_like(targets.mask, math.nan), targets.label)
+    undrawn = Targets.drawn(torch.full_like(targets.mask, math.nan), targets.label)
     assert MultitaskLoss(presence_weight=0.3)(outputs, undrawn).item() == MultitaskLoss()(outputs, undrawn).item()
 
 
@@ -170,8 +180,8 @@ def loss_of(loss: MultitaskLoss, malignancy: list[float], classes: list[float]) 
     """Total loss where the mask is right, so that the class loss is left."""
     mask = torch.zeros(len(classes), 1, 8, 8)
     mask[:, :, 2:5] = 1.0
-    outputs = Outputs(100.0 * (mask - 0.5), torch.tensor(malignancy)[:, None], NO_GATE)
-    return loss(outputs, Targets(mask, torch.tensor(classes)[:, None])).item()
+    outputs = Outputs(100.0 * (mask - 0.5), torch.tensor(malignancy)[:, None], NO_GATE, FEATURES)
+    return loss(outputs, Targets.drawn(mask, torch.tensor(classes)[:, None])).item()
 
 
 def leaf(*shape: int, value: float = 0.0) -> Tensor:
@@ -190,8 +200,8 @@ def test_cases_without_a_lesion_have_no_class_loss() -> None:
 
 def test_a_batch_of_normals_teaches_the_mask_only() -> None:
     mask, malignancy = leaf(2, 1, 8, 8), leaf(2, 1, value=3.0)
-    targets = Targets(torch.zeros(2, 1, 8, 8), torch.full((2, 1), math.nan))
-    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE), targets)
+    targets = Targets.drawn(torch.zeros(2, 1, 8, 8), torch.full((2, 1), math.nan))
+    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE, FEATURES), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert math.isfinite(loss.item())
     assert (gradient(mask) > 0).all()
@@ -202,8 +212,8 @@ def test_an_image_without_a_drawn_mask_teaches_the_class_only() -> None:
     mask, malignancy, gate = leaf(2, 1, 8, 8), leaf(2, 1), leaf(2, 1, 2, 2)
     drawn = torch.ones(2, 1, 8, 8)
     drawn[0] = math.nan
-    targets = Targets(drawn, torch.tensor([[1.0], [1.0]]))
-    loss = MultitaskLoss(gate_weight=1.0)(Outputs(mask, malignancy, gate), targets)
+    targets = Targets.drawn(drawn, torch.tensor([[1.0], [1.0]]))
+    loss = MultitaskLoss(gate_weight=1.0)(Outputs(mask, malignancy, gate, FEATURES), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert math.isfinite(loss.item())
     for tensor in (mask, gate):
@@ -216,17 +226,17 @@ def test_images_without_a_drawn_mask_do_not_thin_the_mask_loss() -> None:
     drawn = torch.ones(3, 1, 8, 8)
     drawn[1:] = math.nan
     unknown = torch.full((3, 1), math.nan)
-    outputs = Outputs(torch.full((3, 1, 8, 8), 0.7), torch.zeros(3, 1), torch.full((3, 1, 2, 2), 0.3))
+    outputs = Outputs(torch.full((3, 1, 8, 8), 0.7), torch.zeros(3, 1), torch.full((3, 1, 2, 2), 0.3), FEATURES)
     loss = MultitaskLoss(gate_weight=0.5)
-    alone = loss(Outputs(*(output[:1] for output in outputs)), Targets(drawn[:1], unknown[:1]))
-    assert loss(outputs, Targets(drawn, unknown)).item() == alone.item()
+    alone = loss(Outputs(*(output[:1] for output in outputs)), Targets.drawn(drawn[:1], unknown[:1]))
+    assert loss(outputs, Targets.drawn(drawn, unknown)).item() == alone.item()
 
 
 @pytest.mark.parametrize("gate_weight", [0.0, 1.0])
 def test_a_batch_that_teaches_nothing_is_no_loss(gate_weight: float) -> None:
     mask, malignancy, gate = leaf(2, 1, 8, 8), leaf(2, 1), leaf(2, 1, 2, 2)
-    targets = Targets(torch.full((2, 1, 8, 8), math.nan), torch.full((2, 1), math.nan))
-    loss = MultitaskLoss(gate_weight=gate_weight)(Outputs(mask, malignancy, gate), targets)
+    targets = Targets.drawn(torch.full((2, 1, 8, 8), math.nan), torch.full((2, 1), math.nan))
+    loss = MultitaskLoss(gate_weight=gate_weight)(Outputs(mask, malignancy, gate, FEATURES), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0.0
     assert not gradient(malignancy).any()
@@ -243,8 +253,8 @@ def test_a_batch_that_teaches_nothing_is_no_loss(gate_weight: float) -> None:
     ],
 )
 def test_what_weighs_nothing_is_not_taught(loss: MultitaskLoss, taught: set[str]) -> None:
-    outputs = Outputs(leaf(1, 1, 8, 8), leaf(1, 1), leaf(1, 1, 2, 2))
-    total = loss(outputs, Targets(torch.ones(1, 1, 8, 8), torch.ones(1, 1)))
+    outputs = Outputs(leaf(1, 1, 8, 8), leaf(1, 1), leaf(1, 1, 2, 2), FEATURES)
+    total = loss(outputs, Targets.drawn(torch.ones(1, 1, 8, 8), torch.ones(1, 1)))
     total.backward()  # type: ignore[no-untyped-call]
     assert {name for name, tensor in outputs._asdict().items() if gradient(tensor).any()} == taught
     assert (total.item() > 0.0) == bool(taught)
@@ -255,7 +265,7 @@ def test_the_gate_learns_the_share_of_lesion_in_its_place() -> None:
     target[..., :4, :2] = 1.0  # half of the upper left quarter
     gate = torch.tensor([[[[0.4, -3.0], [-2.0, 1.0]]]])
     loss = MultitaskLoss(class_weight=0.0, mask_weight=0.0, gate_weight=0.3)
-    found = loss(Outputs(target, torch.zeros(1, 1), gate), Targets(target, torch.zeros(1, 1))).item()
+    found = loss(Outputs(target, torch.zeros(1, 1), gate, FEATURES), Targets.drawn(target, torch.zeros(1, 1))).item()
     shrunk = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]])
     assert found == pytest.approx(0.3 * F.binary_cross_entropy_with_logits(gate, shrunk).item())
 
@@ -263,8 +273,8 @@ def test_the_gate_learns_the_share_of_lesion_in_its_place() -> None:
 def test_unknown_classes_leave_no_nan_in_the_gradient() -> None:
     malignancy = leaf(2, 1)
     mask = torch.zeros(2, 1, 8, 8)
-    targets = Targets(mask, torch.tensor([[0.0], [math.nan]]))
-    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE), targets)
+    targets = Targets.drawn(mask, torch.tensor([[0.0], [math.nan]]))
+    loss = MultitaskLoss()(Outputs(mask, malignancy, NO_GATE, FEATURES), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert gradient(malignancy)[0, 0] > 0
     assert gradient(malignancy)[1, 0] == 0
@@ -294,20 +304,20 @@ def test_label_smoothing_punishes_certainty_and_nothing_else() -> None:
 
 def test_half_precision_logits_lose_nothing_more_in_the_loss() -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = ((2, 1, 64, 64), (2, 1), (2, 1, 8, 8))
+    shapes = ((2, 1, 64, 64), (2, 1), (2, 1, 8, 8), (2, 256))
     outputs = Outputs(*(torch.randn(*shape, generator=generator).bfloat16() for shape in shapes))
     truth, classes = (torch.rand(2, 1, 64, 64, generator=generator) < 0.3).float(), torch.tensor([[1.0], [0.0]])
     loss = MultitaskLoss(gate_weight=0.3, label_smoothing=0.1)
-    exact = loss(Outputs(*(output.double().float() for output in outputs)), Targets(truth, classes))
-    assert loss(outputs, Targets(truth, classes)).item() == exact.item()
+    exact = loss(Outputs(*(output.double().float() for output in outputs)), Targets.drawn(truth, classes))
+    assert loss(outputs, Targets.drawn(truth, classes)).item() == exact.item()
 
 
 def test_extreme_logits_and_half_precision_stay_finite() -> None:
     mask = torch.full((1, 1, 8, 8), 1e4, dtype=torch.bfloat16, requires_grad=True)
     malignancy = torch.tensor([[-1e4]], dtype=torch.bfloat16, requires_grad=True)
     gate = torch.full((1, 1, 2, 2), 1e4, dtype=torch.bfloat16, requires_grad=True)
-    targets = Targets(torch.zeros(1, 1, 8, 8), torch.ones(1, 1))
-    loss = MultitaskLoss(gate_weight=0.3)(Outputs(mask, malignancy, gate), targets)
+    targets = Targets.drawn(torch.zeros(1, 1, 8, 8), torch.ones(1, 1))
+    loss = MultitaskLoss(gate_weight=0.3)(Outputs(mask, malignancy, gate, FEATURES), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.dtype == torch.float32
     assert math.isfinite(loss.item())

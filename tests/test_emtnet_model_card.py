@@ -125,10 +125,11 @@ def test_a_figure_that_does_not_exist_is_a_dash(report: ValidationReport) -> Non
 def test_the_operating_point_is_told_in_a_sentence(report: ValidationReport) -> None:
     assert report.calls is not None
     assert report.calls.presence is not None
-    last = markdown(report).splitlines()[-1]
-    assert f"Temperature {report.calls.operating_point.temperature:.3f}" in last
-    assert f"Malignant from p = {report.calls.operating_point.threshold:.3f}" in last
-    assert f", lesion from p = {report.calls.presence.threshold:.3f} (72 out-of-fold" in last
+    told, _, picture = markdown(report).splitlines()[-3:]
+    assert f"temperature {report.calls.operating_point.temperature:.3f}" in told
+    assert f"malignant from p = {report.calls.operating_point.threshold:.3f}" in told
+    assert f", lesion from p = {report.calls.presence.threshold:.3f} (72 out-of-fold" in told
+    assert picture == "![Reliability of p(malignant) before and after](images/emtnet-s-reliability.svg)"
     unseen = replace(report, calls=replace(report.calls, presence=None))
     assert "lesion from" not in markdown(unseen)
 
@@ -136,5 +137,5 @@ def test_the_operating_point_is_told_in_a_sentence(report: ValidationReport) -> 
 def test_without_folds_there_is_no_such_sentence(report: ValidationReport) -> None:
     rows = tuple(row for row in report.rows if row.kind != "folds")
     text = markdown(replace(report, rows=rows, calls=None, uncalibrated=None, calibrated=None))
-    assert "Temperature" not in text
-    assert "5-fold" not in text
+    assert "temperature" not in text
+    assert "reliability" not in text

@@ -106,6 +106,22 @@ def test_cases_without_a_group_are_groups_of_their_own() -> None:
     assert len(runs["scanner-s-a"].training) == 9
 
 
+def test_what_is_passed_over_is_told() -> None:
+    cases = source("S", devices=("A", "B", "C"))
+    kept = [case for case in cases if case.device != "C" or case.label == "benign"]
+    told: list[str] = []
+    plan(data(kept), passed_over=told.append)
+    assert told == ["S C is not left out: without it, or in it, one class has no case"]
+    told.clear()
+    plan(data(source("S")), passed_over=told.append)
+    assert told == []
+
+
+def test_a_gap_in_the_folds_is_refused() -> None:
+    with pytest.raises(DataError, match="no case is in fold 2 of 3; number the folds without a gap"):
+        plan(data([case for case in source("S") if case.fold != 2]))
+
+
 def test_what_one_source_and_one_scanner_cannot_show_is_passed_over() -> None:
     assert {run.kind for run in plan(data(source("S")))} == {"folds"}
     assert {run.kind for run in plan(data(source("S", devices=("A",))))} == {"folds"}
@@ -123,7 +139,7 @@ def test_a_scanner_with_one_class_is_passed_over_on_either_side() -> None:
 
 def test_a_source_without_a_class_cannot_be_validated() -> None:
     benign = [case for case in source("T") if case.label == "benign"]
-    with pytest.raises(DataError, match="fold 1 of T has no malignant case; draw the folds again"):
+    with pytest.raises(DataError, match="T has no malignant case; cross-validation needs both classes"):
         plan(data(source("S"), benign))
 
 

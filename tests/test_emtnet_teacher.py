@@ -54,7 +54,7 @@ def batch(side: int = 32) -> tuple[Tensor, Targets]:
     image = torch.randn(4, 1, 64, 64, generator=generator)
     mask = (torch.rand(4, 1, side, side, generator=generator) < 0.3).float()
     mask[2:] = math.nan
-    return image, Targets(mask, torch.tensor([[1.0], [math.nan], [0.0], [math.nan]]))
+    return image, Targets.drawn(mask, torch.tensor([[1.0], [math.nan], [0.0], [math.nan]]))
 
 
 def answers(path: Path, image: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -97,10 +97,22 @@ def test_targets_are_mixed_by_the_share(path: Path, teacher: Teacher, side: int,
     image, targets = batch(side)
     blended = teacher.blend(image, targets, share=share)
     mask, label = answers(path, image, side)
-    wanted = Targets(targets.mask * (1 - share) + mask * share, targets.label * (1 - share) + label * share)
+    wanted = Targets.drawn(targets.mask * (1 - share) + mask * share, targets.label * (1 - share) + label * share)
     torch.testing.assert_close(blended.mask, wanted.mask, equal_nan=True)
     torch.testing.assert_close(blended.label, wanted.label, equal_nan=True)
     assert not blended.mask.requires_grad
+
+
+def test_a_teacher_does_not_say_whether_there_is_a_lesion(teacher: Teacher) -> None:
+    """One that sees a lesion everywhere would else teach that every normal has one, and one that sees none the contrary."""
+    image, targets = batch(16)
+    mask = torch.zeros_like(targets.mask)
+    mask[0, 0, 3:5, 3:5] = 1.0
+    for bias in (-20.0, 20.0):
+        with torch.no_grad():
+            teacher.network.mask_head.bias.fill_(bias)  # type: ignore[union-attr]
+        blended = teacher.blend(image, Targets.drawn(mask, targets.label), share=0.9)
+        assert blended.present.tolist() == [True, False, False, False]
 
 
 def test_at_the_ends_they_are_the_labels_or_the_teacher_exactly(path: Path, teacher: Teacher) -> None:

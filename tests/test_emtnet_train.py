@@ -250,7 +250,7 @@ def test_a_diverged_epoch_is_refused_and_replaces_nothing(
     data, selection = opened(small_dataset, 1), opened(small_dataset, 2)
     before = contents(interrupted)
     with monkeypatch.context() as patch:
-        patch.setattr("emtnet.loss.soft_dice", lambda logits, targets: logits.sum() * math.nan)
+        patch.setattr("emtnet.loss.soft_dice", lambda logits, targets, present: logits.sum() * math.nan)
         with pytest.raises(DataError, match="epoch 2: the loss is nan; lower the learning rate"):
             train(data, selection, interrupted, recipe=RECIPE, resume=True)
     assert contents(interrupted) == before
@@ -318,7 +318,7 @@ OTHERS = cases("benign", "malignant", group="select")
 @pytest.mark.parametrize(
     ("data", "selection", "message"),
     [
-        (BOTH, cases("malignant", "benign", group="train"), "group train0 is in both the training and the selection"),
+        (BOTH, cases("malignant", "benign", group="train"), "group S/train0 is in both the training and the selection"),
         (cases("benign", "normal"), OTHERS, "the training data have no malignant case"),
         (cases("benign", "normal"), None, "the training data have no malignant case"),
         (cases("malignant"), OTHERS, "the training data have no benign case"),

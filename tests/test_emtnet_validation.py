@@ -17,7 +17,7 @@ from calibration.metrics import hausdorff_95, overlap
 from edge.errors import DataError
 from edge.frame import fingerprint
 from edge.phantom import phantom_case
-from edge.presence import presence_logit
+from edge.presence import outline_level, presence_logit
 from emtnet.answers import Answer, answers_of, read_answers, write_answers
 from emtnet.engine import UNSET, torch_predictor
 from emtnet.protocol import Run, plan
@@ -121,7 +121,7 @@ def test_an_answer_is_what_the_network_says_through_the_runtime(finished: Finish
             found = predictor.predict(sample.pixels)
             assert found.mask_level is not None
             assert found.mask_probability is not None
-            mask = found.mask_level >= 128
+            mask = found.mask_level >= outline_level(found.mask_probability)
             assert answer.sha256 == fingerprint(sample.pixels)
             assert (answer.source, answer.group, answer.device) == ("Phantom", f"Phantom/{case.group}", "")
             assert answer.logit == float(found.outputs["malignancy"][0, 0])
@@ -141,8 +141,7 @@ def test_the_file_of_a_run_says_what_it_was_made_with(finished: Finished) -> Non
     identity = record["identity"]
     assert identity["recipe"]["network"] == "emtnet-s"
     assert identity["start"] == {"encoder": None, "teacher": None}
-    assert identity["test"] == ["Phantom/3.png", "Phantom/4.png", "Phantom/5.png"]
-    assert len(identity["training"]) == 6
+    assert (identity["training"]["cases"], identity["test"]["cases"]) == (6, 3)
     assert read_answers(finished.out / "fold-2" / PREDICTIONS, identity) == finished.answers["fold-2"]
 
 
@@ -234,17 +233,67 @@ def fewer(data: Dataset) -> Dataset:
 def test_a_frame_on_both_sides_of_a_run_is_refused_by_both_names(tmp_path: Path) -> None:
     data = write_cases(tmp_path / "data")
     shutil.copy(data.cases[1].image, data.cases[7].image)
-    with pytest.raises(DataError, match=r"1\.png and .*7\.png are the same frame, on both sides of fold 1; remove one"):
+    with pytest.raises(DataError, match=r"7\.png and .*1\.png are the same frame, on both sides of fold 1; remove one"):
         validate(plan(data, ["folds"]), tmp_path / "out", recipe=RECIPE)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_frame_twice_on_one_side_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_twice_in_one_folder_on_one_side_with_one_label_is_left_to_its_makers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_cases(tmp_path / "data")
-    shutil.copy(data.cases[1].image, data.cases[0].image)
+    first, second = data.cases[0], data.cases[1]
+    shutil.copy(second.image, first.image)
+    run = plan(data, ["folds"])[2]
+    alike = Dataset((replace(first, label=second.label), *run.training.cases[1:]))
     monkeypatch.setattr("emtnet.validation.train", no_training)
     with pytest.raises(AssertionError, match="nothing is to be trained"):
+        validate([replace(run, training=alike)], tmp_path / "out", recipe=RECIPE)
+    with pytest.raises(DataError, match=r"\.png are the same frame; remove one, so that no case counts twice"):
         validate(plan(data, ["folds"]), tmp_path / "out", recipe=RECIPE)
+
+
+def test_a_folder_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data")
+    with pytest.raises(DataError, match=r"\.png: is among the data twice; name each folder once"):
+        validate(plan(Dataset(data.cases * 2), ["folds"]), tmp_path / "out", recipe=RECIPE)
+
+
+def test_the_same_frame_in_two_folders_is_refused_even_on_one_side(tmp_path: Path) -> None:
+    """Two data sets that hold the same pictures would count every patient twice."""
+    first, second = write_cases(tmp_path / "one"), write_cases(tmp_path / "two")
+    renamed = Dataset(tuple(replace(case, source="Other") for case in second))
+    with pytest.raises(DataError, match=r"one/.*\.png and .*two/.*\.png are the same frame; remove one"):
+        validate(plan(Dataset(first.cases + renamed.cases), ["folds"]), tmp_path / "out", recipe=RECIPE)
+
+
+@pytest.mark.parametrize("change", ["label", "mask", "group"])
+def test_other_labels_masks_or_groups_make_another_validation(
+    finished: Finished, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(case: Case) -> Case:
+        if change == "label":
+            swapped: dict[Label | None, Label] = {"benign": "malignant", "malignant": "benign"}
+            return replace(case, label=swapped.get(case.label, "normal"))
+        return replace(case, masks=()) if change == "mask" else replace(case, group=f"{case.group}x")
+
+    data = Dataset(tuple(changed(case) for case in finished.data))
+    monkeypatch.setattr("emtnet.validation.train", no_training)
+    with pytest.raises(DataError, match="was made with another test and training"):
+        validate(plan(data, ["folds"]), finished.copy(tmp_path / "out"), recipe=RECIPE, resume=True)
+
+
+def test_an_unfinished_run_of_another_recipe_is_found_before_the_first_training(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / "fold-3").mkdir(parents=True)
+    shutil.copy(finished.out / "fold-3" / STATE_NAME, out / "fold-3")
+    monkeypatch.setattr("emtnet.validation.train", no_training)
+    with pytest.raises(DataError, match=r"fold-3: holds a training run; add --resume"):
+        validate(finished.runs, out, recipe=RECIPE)
+    with pytest.raises(DataError, match=r"fold-3/training\.pt: the run was started with another recipe"):
+        validate(finished.runs, out, recipe=replace(RECIPE, seed=9), resume=True)
 
 
 def test_a_network_does_not_answer_what_it_was_trained_on(finished: Finished) -> None:

@@ -3,25 +3,31 @@
     python benchmarks/scripts/ablations.py --data BUSBRA --data BUSI --encoder WEIGHTS.npz -o runs/ablations
 
 Fold 5 is not touched. A run that is finished is not repeated, so the script can be stopped and started again. It prints a
-Markdown table and draws the balance curve; with --model-card it also brings the table of that file up to date.
+Markdown table, and a whole run writes ablations.json and balance.svg to its folder; with --model-card it also brings the table
+of that file up to date and draws the curve to images/balance.svg beside it.
+
+A network that was only taught to classify cannot answer "no lesion". So that all stand on one rule, AUC, sensitivity and
+specificity leave that answer out: malignant is what has p ≥ 0.5. Dice, missed lesions and false alarms go by it, at the rule
+that nothing was fitted to: there is a lesion where the mean of the mask's highest probabilities reaches one half.
 """
 
 import argparse
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from calibration.dataset import Dataset
-from calibration.metrics import SPECIFICITY_AT, Metrics, summarise
-from edge.atomic import write_text
-from edge.errors import require
+from calibration.metrics import LESIONS, SPECIFICITY_AT, auc, summarise
+from edge.atomic import write_bytes, write_text
+from edge.errors import EdgekitError, require
 from emtnet.answers import Answer
 from emtnet.calls import NO_CALLS, called
-from emtnet.model_card import replace_between
+from emtnet.model_card import grid, replace_between, require_markers
 from emtnet.protocol import Run
 from emtnet.recipe import Recipe
 from emtnet.validation import validate
@@ -30,13 +36,25 @@ SEEDS: Final = (0, 1, 2)
 SHORT: Final = Recipe(epochs=6, small_size=128, small_share=0.5)
 BALANCES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 BASE: Final = "multitask, ImageNet, lesion head, balance 0.5"
-COLUMNS: Final = {
+CLASS_COLUMNS: Final = {
     "AUC": "auc",
     "spec. at 94.1 %": SPECIFICITY_AT,
     "sensitivity at p = 0.5": "sensitivity",
     "specificity at p = 0.5": "specificity",
-    "Dice": "dice_mean",
 }
+MASK_COLUMNS: Final = {
+    "Dice": "dice_mean",
+    "presence AUC": "presence_auc",
+    "missed": "lesions_missed_rate",
+    "false alarms": "normal_false_alarm_rate",
+}
+COLUMNS: Final = CLASS_COLUMNS | MASK_COLUMNS
+"""Headings, and names of the figures. presence_auc: of the presence logit, lesions against normals."""
+SECTION: Final = "ablations"
+CURVE: Final = "balance.svg"
+
+Figures = dict[str, float | None]
+"""By the names of `COLUMNS`; None where the task was not learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,86 +85,132 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--only", help="variants whose name holds this text")
+    parser.add_argument("--only", help="variants whose name holds this text; prints their table and writes no summary")
     parser.add_argument("--model-card", type=Path)
     options = parser.parse_args()
+    if options.only and options.model_card:
+        parser.error("--only makes a part of the table, and --model-card takes all of it; leave one of them out")
+    chosen = [variant for variant in variants() if (options.only or "") in variant.name]
+    if not chosen:
+        names = "; ".join(variant.name for variant in variants())
+        parser.error(f"--only {options.only}: is in the name of no variant ({names})")
 
-    training = Dataset.open(options.data, folds=(1, 2, 3))
-    test = Dataset.open(options.data, folds=(4,))
-    found: dict[str, list[Metrics]] = {}
-    for variant in variants():
-        if options.only and options.only not in variant.name:
-            continue
+    try:
+        if options.model_card:
+            require_markers(options.model_card, SECTION)  # better told now than after a day of trainings
+        found = trained(chosen, options.data, options.encoder, options.out)
+        table = markdown(found)
+        print(table)
+        if not options.only:
+            write_text(options.out / "ablations.json", json.dumps(found, indent=1) + "\n")
+            curve(found, options.out / CURVE)
+        if options.model_card:
+            curve(found, options.model_card.parent / "images" / CURVE)
+            replace_between(options.model_card, SECTION, f"{table}\n{picture()}\n")
+    except EdgekitError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
+
+
+def trained(chosen: Sequence[Variant], data: Sequence[Path], encoder: Path, out: Path) -> dict[str, list[Figures]]:
+    """Train and try what `out` does not hold yet; the figures of every seed by the variant's name.
+
+    Raises DataError, SinkError.
+    """
+    training, test = Dataset.open(data, folds=(1, 2, 3)), Dataset.open(data, folds=(4,))
+    found: dict[str, list[Figures]] = {}
+    for variant in chosen:
         for seed in SEEDS:
             name = f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
             run = Run("folds", name, "fold 4", training, test)
-            encoder = options.encoder if variant.pretrained else None
             recipe = replace(variant.recipe, seed=seed)
-            answers = validate([run], options.out, recipe=recipe, encoder=encoder, resume=True)[name]
-            metrics = figures(answers, recipe)
-            print(f"{variant.name}, seed {seed}: AUC {metrics.auc}, Dice {metrics.dice_mean}", flush=True)
-            found.setdefault(variant.name, []).append(metrics)
-    table = markdown(found)
-    print(table)
-    write_text(
-        options.out / "ablations.json",
-        json.dumps({name: [metrics.to_json() for metrics in every] for name, every in found.items()}, indent=1) + "\n",
-    )
-    curve(found, options.out / "balance.svg")
-    if options.model_card:
-        replace_between(options.model_card, "ablations", table)
+            start = encoder if variant.pretrained else None
+            answers = validate([run], out, recipe=recipe, encoder=start, resume=True)[name]
+            one = figures(answers, recipe)
+            print(f"{variant.name}, seed {seed}: AUC {one['auc']}, Dice {one['dice_mean']}", flush=True)
+            found.setdefault(variant.name, []).append(one)
+    return found
 
 
-def figures(answers: Sequence[Answer], recipe: Recipe) -> Metrics:
-    """At 0.5, any lesion pixel being a lesion; a task that was not learned has no figures."""
+def figures(answers: Sequence[Answer], recipe: Recipe) -> Figures:
+    """What one network's answers come to. A task that was not learned has no figures."""
     results = [called(answer, NO_CALLS) for answer in answers]
-    if recipe.tasks == "mask":
-        results = [replace(result, probability=None, decision=None) for result in results]
-    if recipe.tasks == "class":
-        results = [replace(result, dice=None, iou=None, hd95=None, decision=None) for result in results]
-    return summarise(results, threshold=0.5)
+    # "classification only" has no mask to say "no lesion" by: no variant may be helped or hurt by that answer here.
+    by_class = summarise([replace(result, decision=None) for result in results], threshold=0.5).to_json()
+    by_mask = summarise(results, threshold=0.5).to_json()
+    by_mask["presence_auc"] = auc(
+        np.array([answer.presence_logit for answer in answers], np.float64),
+        np.array([answer.label in LESIONS for answer in answers], np.bool_),
+    )
+    return {name: None if recipe.tasks == "mask" else by_class[name] for name in CLASS_COLUMNS.values()} | {
+        name: None if recipe.tasks == "class" else by_mask[name] for name in MASK_COLUMNS.values()
+    }
 
 
-def markdown(found: dict[str, list[Metrics]]) -> str:
+def markdown(found: Mapping[str, Sequence[Figures]]) -> str:
     """Mean ± standard deviation over the seeds."""
-    head = ("variant", *COLUMNS)
-    lines = [head, ("---", *["---:"] * len(COLUMNS))]
-    for name, every in found.items():
-        lines.append((name, *(_cell([m.to_json()[key] for m in every]) for key in COLUMNS.values())))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    lines = [(name, *(_cell([one[key] for one in every]) for key in COLUMNS.values())) for name, every in found.items()]
+    return grid(("variant", *COLUMNS), lines) + "\n"
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{np.mean(known):.3f} ± {np.std(known):.3f}" if known else "–"
+    known = _known(values)
+    if not known:
+        return "–"
+    mean = f"{np.mean(known):.3f}"
+    return mean if len(known) == 1 else f"{mean} ± {_deviation(known):.3f}"
 
 
-def curve(found: dict[str, list[Metrics]], path: Path) -> None:
-    """Draw sensitivity and specificity at p = 0.5 against the balance parameter of the loss."""
-    pyplot = require("matplotlib.figure", extra="train")
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 of one value, which does not tell how the others would have spread."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def picture() -> str:
+    """The balance curve as Markdown."""
+    return f"![Sensitivity and specificity at p = 0.5 against the balance of the class loss](images/{CURVE})"
+
+
+def curve(found: Mapping[str, Sequence[Figures]], path: Path) -> None:
+    """Draw sensitivity and specificity at p = 0.5 against the balance of the class loss as SVG; the same bytes every time.
+
+    Nothing is drawn with fewer than two balances. Raises SinkError; MissingDependencyError without matplotlib.
+    """
     named = {f"balance {balance:g}": balance for balance in BALANCES} | {BASE: SHORT.balance}
-    points = sorted((named[name], every) for name, every in found.items() if name in named)
+    points = sorted((named[name], name) for name in found if name in named)
     if len(points) < 2:
         return
-    figure = pyplot.Figure(figsize=(5, 3.2), layout="constrained")
+    matplotlib = require("matplotlib", extra="train")
+    drawn = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own style would change the bytes
+        matplotlib.rcParams.update({"svg.hashsalt": "edgekit", "font.size": 9})
+        figure = _figure([(balance, found[name]) for balance, name in points])
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    write_bytes(path, drawn.getvalue())
+
+
+def _figure(points: Sequence[tuple[float, Sequence[Figures]]]) -> Any:
+    # A Figure of its own needs no window system and leaves pyplot's state alone.
+    figure = require("matplotlib.figure", extra="train").Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for key, colour, marker in (("sensitivity", "#D55E00", "o"), ("specificity", "#0072B2", "s")):
-        values = np.array([[getattr(metrics, key) for metrics in every] for _, every in points])
+        values = [_known([one[key] for one in every]) for _, every in points]
         axes.errorbar(
             [balance for balance, _ in points],
-            values.mean(1),
-            values.std(1),
+            [np.mean(seeds) for seeds in values],
+            [_deviation(seeds) for seeds in values],
             color=colour,
             marker=marker,
             capsize=3,
             label=key,
         )
-    axes.set_xlabel("balance of the class loss")
-    axes.set_ylabel("at p(malignant) = 0.5")
-    axes.set_ylim(0.0, 1.0)
+    axes.set(xlabel="balance of the class loss", ylabel="at p(malignant) = 0.5", ylim=(0.0, 1.0))
     axes.legend(loc="lower center", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    return figure
 
 
 if __name__ == "__main__":

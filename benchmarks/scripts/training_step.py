@@ -33,7 +33,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = EmtNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.randn(_BATCH, 1, 224, 224).contiguous(memory_format=torch.channels_last)
-    targets = Targets((torch.rand(_BATCH, 1, 112, 112) > 0.8).float(), (torch.rand(_BATCH, 1) > 0.5).float())
+    targets = Targets.drawn((torch.rand(_BATCH, 1, 112, 112) > 0.8).float(), (torch.rand(_BATCH, 1) > 0.5).float())
     ways = {"PyTorch's gradient": _plain, "strided_depthwise": strided_depthwise}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(_ROUNDS + 1):

@@ -65,14 +65,20 @@ def train(
         Path | None, typer.Option("--encoder", help="ImageNet MobileNetV1 weights (.npz).", show_default="random")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default="the recipe's")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 32,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, show_default="the recipe's")] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-6, max=1.0, show_default="the recipe's")
     ] = None,
     balance: Annotated[
-        float,
-        typer.Option("--balance", min=0.01, max=0.99, help="Above 0.5 favours sensitivity, below it specificity."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--balance",
+            min=0.01,
+            max=0.99,
+            help="Above 0.5 favours sensitivity, below it specificity.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     model_card: Annotated[
@@ -102,9 +108,9 @@ def train(
     recipe = replace(
         recipe,
         epochs=epochs or recipe.epochs,
-        batch_size=batch_size,
+        batch_size=batch_size or recipe.batch_size,
         learning_rate=learning_rate or recipe.learning_rate,
-        balance=balance,
+        balance=balance or recipe.balance,
         seed=seed,
     )
     if cross_validate:
@@ -136,7 +142,7 @@ def _train(
     from emtnet.train import Start
     from emtnet.train import train as run
 
-    calls = read_calls(operating_point, network=recipe.network) if operating_point else None
+    calls = read_calls(operating_point, recipe) if operating_point else None
     learned = Dataset.open(data, folds=parse_folds(folds))
     selection = Dataset.open(data, folds=parse_folds(selection_folds)) if selection_folds else None
     start = Start(encoder, Teacher.open(teacher) if teacher else None)
@@ -161,18 +167,21 @@ def _cross_validate(
 ) -> None:
     from calibration.dataset import Dataset
     from calibration.reliability import draw_reliability
-    from edgekit.console import err, interruptible, write_json
+    from edgekit.console import err, interruptible, notice, write_json
     from edgekit.console import out as console
     from edgekit.tables import validation_tables
     from emtnet.calls import store_calls
     from emtnet.model_card import require_markers, update_model_card
     from emtnet.protocol import Run, plan
     from emtnet.report import summarise_validation
-    from emtnet.validation import validate
+    from emtnet.validation import PREDICTIONS, validate
 
     if model_card is not None:
         require_markers(model_card, recipe.network)
-    runs = plan(Dataset.open(data), kinds)
+    dataset = Dataset.open(data)
+    wanted = plan(dataset, kinds, passed_over=notice)
+    # What this folder holds of an earlier call stays in the report.
+    runs = [run for run in plan(dataset) if run in wanted or (out / run.name / PREDICTIONS).exists()]
 
     def started(run: Run) -> None:
         err.print(f"{run.name}: {len(run.training)} cases to learn from, {len(run.test)} held out", markup=False)
