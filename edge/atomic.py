@@ -38,6 +38,26 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Raise SinkError where `write_bytes` could not write this file, before there is anything to write; makes its folder."""
+    if path.exists() and not path.is_file():
+        raise SinkError(f"{path}: not a regular file; name another")
+    make_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it does not exist, and raise SinkError where no file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError as error:
+        raise SinkError(f"{folder}: is a file; name a folder") from error
+    except OSError as error:
+        said = f"{folder}: cannot be written ({error.strerror or error})"
+        raise SinkError(f"{said}; free the disk or name another place") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text all or nothing. Raises SinkError."""
     write_bytes(path, text.encode())

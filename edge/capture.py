@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -11,6 +11,7 @@ from edge.errors import EdgekitError, SourceError
 from edge.handover import Closed, Handover
 from edge.ledger import FrameRecord, Ledger, Outcome
 from edge.sources import FrameSource, Picture
+from edge.timeline import Timeline
 
 Clock = Callable[[], int]
 
@@ -30,12 +31,17 @@ class SourceState(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A captured picture. number: in the ledger. captured_ns: by the run's clock. session: how often the source was opened."""
+    """A captured picture. number: in the ledger. captured_ns: by the run's clock. session: how often the source was opened.
+
+    The picture's `time_s` goes on from frame to frame, also where the clock of a live source does not (`edge.timeline`).
+    waits: nothing is lost while it is analysed, as of a recording of which every frame is wanted.
+    """
 
     number: int
     captured_ns: int
     picture: Picture
     session: int = 1
+    waits: bool = True
 
 
 class Capture:
@@ -65,10 +71,13 @@ class Capture:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._session = 1
+        self._timeline = Timeline()
         self.state = SourceState.WAITING
         self.failures = 0
         self.trouble: str | None = None
         """What the source said when it failed last; None while it runs."""
+        self.fault: str | None = None
+        """The same, kept when it runs again."""
         self.error: Exception | None = None
         """Why capture ended, None after a good end."""
 
@@ -130,7 +139,10 @@ class Capture:
             if self._stopping.is_set():
                 return
             captured_ns = self._clock()
-            frame = Frame(self._ledger.capture(lost=picture.lost), captured_ns, picture, self._session)
+            if self._live:
+                picture = replace(picture, time_s=self._timeline.follow(picture.time_s, captured_ns))  # noqa: PLW2901
+            number = self._ledger.capture(lost=picture.lost)
+            frame = Frame(number, captured_ns, picture, self._session, waits=not (self._live or self._paced))
             self.state, self.trouble = SourceState.RUNNING, None
             self._backoff.reset()
             try:
@@ -145,7 +157,8 @@ class Capture:
         """Open a live source until it works; False when the run is stopped."""
         while True:
             self.failures += 1
-            self.state, self.trouble = SourceState.RECONNECTING, str(fault)
+            self.state = SourceState.RECONNECTING
+            self.trouble = self.fault = str(fault)
             self._backoff.failed()
             if self._stopping.wait(self._backoff.wait_s):
                 return False

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from edge.backoff import Backoff
 from edge.errors import SinkError, told
@@ -42,18 +42,35 @@ class SinkPlan(Generic[Result]):
 
 @dataclass(frozen=True, slots=True)
 class SinkStatus:
-    """written, lost: results. error: the newest failure, None while it works."""
+    """written, lost: results. error: the newest failure, None while it works. fault: the same, kept when it works again."""
 
     name: str
     written: int
     lost: int
     failures: int
     error: str | None
+    fault: str | None = None
 
     @property
     def sound(self) -> bool:
         """Nothing failed and nothing was lost."""
         return not self.failures and not self.lost
+
+    def __str__(self) -> str:
+        """What went wrong, in a line."""
+        times = "" if self.failures < 2 else f"failed {self.failures} times, at last: "
+        why = "too slow" if self.fault is None else f"{times}{self.fault}"
+        lost = f"; {self.lost} of {self.written + self.lost} results were lost" if self.lost else ""
+        return f"{self.name}: {why}{lost}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "written": self.written,
+            "lost": self.lost,
+            "failures": self.failures,
+            "fault": self.fault,
+        }
 
 
 class Delivery(Generic[Result]):
@@ -66,6 +83,7 @@ class Delivery(Generic[Result]):
         self._lock = threading.Lock()
         self._written = self._lost = self._failures = 0
         self._error: str | None = None
+        self._fault: str | None = None
         self._sink: Sink[Result] | None = plan.open()
         self._thread = threading.Thread(target=self._run, name=f"sink {plan.name}", daemon=True)
         self._thread.start()
@@ -81,7 +99,7 @@ class Delivery(Generic[Result]):
 
     def status(self) -> SinkStatus:
         with self._lock:
-            return SinkStatus(self._plan.name, self._written, self._lost, self._failures, self._error)
+            return SinkStatus(self._plan.name, self._written, self._lost, self._failures, self._error, self._fault)
 
     def close(self) -> SinkStatus:
         """Let the sink write what waits, for `drain_s` at most, and close it; what it could not take is counted as lost."""
@@ -138,7 +156,7 @@ class Delivery(Generic[Result]):
         self._backoff.failed()
         with self._lock:
             self._failures += 1
-            self._error = told(error)
+            self._error = self._fault = told(error)
 
     def _lose(self, count: int) -> None:
         with self._lock:

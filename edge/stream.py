@@ -65,7 +65,9 @@ class Result(Generic[Kind]):
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """The state of a run. age_s: since the newest result that was no failure, None before it. trouble: of the source."""
+    """The state of a run. age_s: since the newest result that was no failure, None before it. trouble: of the source, None
+    while it runs. fault: the same, kept when it runs again.
+    """
 
     source: SourceState
     trouble: str | None
@@ -74,6 +76,7 @@ class StreamStatus:
     ledger: LedgerSummary
     sinks: tuple[SinkStatus, ...]
     error: str | None
+    fault: str | None = None
 
     @property
     def sound(self) -> bool:
@@ -120,6 +123,7 @@ class Stream(Generic[Kind]):
             ledger=self._ledger.summary(),
             sinks=tuple(delivery.status() for delivery in self._deliveries),
             error=None if error is None else told(error),
+            fault=None if capture is None else capture.fault,
         )
 
     def run(

@@ -41,7 +41,7 @@ class ListSource:
 
     def wait(self) -> None:
         """A step that waits until the source is closed."""
-        self.closed.wait(10.0)
+        self.closed.wait(60.0)
 
     def close(self) -> None:
         self.closed.set()

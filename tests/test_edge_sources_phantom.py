@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from stream_parts import Note, Notes
 
 import edge.sources.phantom
+from edge.capture import Frame
 from edge.errors import SourceError
 from edge.ledger import Outcome
 from edge.phantom import PhantomCase
@@ -99,13 +101,12 @@ def test_a_live_probe_keeps_its_pace() -> None:
     source = PhantomSource(40.0, size=(64, 64))
     assert source.live
     pictures = iter(source)
-    next(pictures)
     started_s = time.monotonic()
-    last = [next(pictures) for _ in range(10)][-1]
+    last = [next(pictures) for _ in range(11)][-1]
     took_s = time.monotonic() - started_s
     assert last.time_s is not None
     assert took_s > 0.2
-    assert last.time_s <= took_s + 0.1
+    assert last.time_s <= took_s
     source.close()
 
 
@@ -122,24 +123,28 @@ def test_a_late_reader_gets_the_picture_of_now_and_is_told_what_it_missed() -> N
     assert (shown[-1].pixels == source.frame(index)).all()
 
 
-def test_closing_ends_a_probe_of_one_frame_in_ten_seconds_at_once() -> None:
-    source = PhantomSource(0.1, size=(64, 64))
+def test_closing_ends_a_probe_of_one_frame_in_a_hundred_seconds_at_once() -> None:
+    source = PhantomSource(0.01, size=(64, 64))
     timer = threading.Timer(0.2, source.close)
     timer.start()
     started_s = time.monotonic()
     assert len(list(source)) == 1
-    assert time.monotonic() - started_s < 2.0
+    assert time.monotonic() - started_s < 60.0
     timer.join()
 
 
-def stream(text: str, policy: Policy) -> Stream[Note]:
-    return Stream(lambda: open_phantom(text), Notes(lambda frame: time.sleep(0.01)), policy=policy)
+def stream(text: str, policy: Policy, then: Callable[[Frame], None] = lambda frame: None) -> Stream[Note]:
+    def slow(frame: Frame) -> None:
+        time.sleep(0.01)
+        then(frame)
+
+    return Stream(lambda: open_phantom(text), Notes(slow), policy=policy)
 
 
 @pytest.mark.parametrize(("rate", "count"), [(1, 2), (240, 48)])
 @pytest.mark.parametrize("policy", ["all", "newest"])
 def test_a_run_with_seconds_ends_by_itself_and_its_ledger_adds_up(rate: int, count: int, policy: Policy) -> None:
-    status = stream(f"phantom:{rate}?size=64x64&seconds={count / rate}", policy).run(duration_s=20.0)
+    status = stream(f"phantom:{rate}?size=64x64&seconds={count / rate}", policy).run(duration_s=120.0)
     assert status.sound
     assert status.source == "ended"
     assert status.reconnects == 0
@@ -154,13 +159,21 @@ def test_a_run_with_seconds_ends_by_itself_and_its_ledger_adds_up(rate: int, cou
 
 @pytest.mark.parametrize("rate", [1, 240])
 def test_a_live_run_of_a_slow_and_of_a_fast_probe_ends_when_it_is_told_to(rate: int) -> None:
-    status = stream(f"phantom:{rate}?size=64x64", "newest").run(duration_s=1.3)
+    last = 1 if rate == 1 else 100
+
+    def stop(frame: Frame) -> None:
+        if frame.number >= last:
+            running.stop()
+
+    running = stream(f"phantom:{rate}?size=64x64", "newest", stop)
+    started_s = time.monotonic()
+    status = running.run(duration_s=120.0)
+    took_s = time.monotonic() - started_s
     assert status.sound
     ledger = status.ledger
     assert ledger.in_flight == 0
     assert sum(ledger.counts.values()) == ledger.captured
-    shown = ledger.captured + ledger.lost
-    assert shown == 2 if rate == 1 else 100 < shown < 900
+    assert last < ledger.captured + ledger.lost <= rate * took_s + 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ SOON = partial(Backoff, first_s=0.001, most_s=0.01)
 def no_thread_stays() -> object:
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
@@ -69,7 +70,7 @@ def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
 
     def slow(frame: Frame) -> None:
         seen.append(frame.number)
-        assert release.wait(5.0)
+        assert release.wait(60.0)
 
     source = ListSource([picture(), *(picture() for _ in range(9)), release.set], live=False)
     status = stream(source, Notes(slow), policy="newest").run()
@@ -83,13 +84,19 @@ def test_an_overloaded_run_drops_frames_at_constant_latency() -> None:
     def frames() -> list[object]:
         return [step for _ in range(200) for step in (picture(), lambda: time.sleep(0.001))]
 
+    def analyse(frame: Frame) -> None:
+        started_s = time.monotonic()
+        time.sleep(0.02)
+        spent_ms.append(1e3 * (time.monotonic() - started_s))
+
+    spent_ms: list[float] = []
     shelf = Shelf()
     source = ListSource(frames(), live=False)  # type: ignore[arg-type]
-    status = stream(source, Notes(lambda frame: time.sleep(0.02)), plan(shelf), policy="newest").run()
-    latencies = [result.record.latency_ms or 0.0 for result in shelf.kept]
+    status = stream(source, Notes(analyse), plan(shelf), policy="newest").run()
+    latencies_ms = [result.record.latency_ms or 0.0 for result in shelf.kept]
     assert status.ledger.drop_rate > 0.5
     assert adds_up(status)
-    assert sorted(latencies[-3:])[1] < 5 * sorted(latencies)[len(latencies) // 2], "nothing queues up"
+    assert median(latencies_ms) < 5 * median(spent_ms), "nothing queues up"
 
 
 def test_a_recorded_source_keeps_its_own_time_under_newest() -> None:
@@ -99,8 +106,8 @@ def test_a_recorded_source_keeps_its_own_time_under_newest() -> None:
     assert time.monotonic() - started >= 0.2
     assert status.ledger.counts[Outcome.PROCESSED] == 5
     started = time.monotonic()
-    stream(ListSource([picture(float(k)) for k in range(5)]), policy="all").run()
-    assert time.monotonic() - started < 2.0
+    stream(ListSource([picture(20.0 * k) for k in range(5)]), policy="all").run()
+    assert time.monotonic() - started < 60.0
 
 
 def test_rejected_frames_have_their_reason_and_are_delivered() -> None:
@@ -193,7 +200,7 @@ def test_a_live_source_that_fails_is_opened_again() -> None:
         return step
 
     running = stream(opening, Notes(lambda frame: seen.append((frame.number, frame.session))))
-    status = running.run(duration_s=20.0)
+    status = running.run(duration_s=120.0)
     assert seen == [(0, 1), (1, 2), (2, 2), (3, 3)]
     assert status.ledger.lost == 3
     assert status.error is None
@@ -257,7 +264,7 @@ def test_a_sink_that_must_not_be_opened_again_stays_dead() -> None:
 
 def test_a_slow_sink_loses_its_oldest_results_and_nobody_waits_for_it() -> None:
     release = threading.Event()
-    slow = Shelf(lambda result: release.wait(5.0))
+    slow = Shelf(lambda result: release.wait(60.0))
     quick = Shelf(lambda result: release.set() if result.record.number == 19 else None)
     status = stream(ListSource([picture() for _ in range(20)]), None, plan(slow, capacity=3), plan(quick)).run()
     assert quick.numbers == list(range(20))
@@ -268,11 +275,11 @@ def test_a_slow_sink_loses_its_oldest_results_and_nobody_waits_for_it() -> None:
 
 def test_a_sink_that_never_returns_does_not_keep_the_run() -> None:
     release = threading.Event()
-    stuck = Shelf(lambda result: release.wait(20.0))
+    stuck = Shelf(lambda result: release.wait(60.0))
     started = time.monotonic()
     running = stream(ListSource([picture() for _ in range(5)]), None, SinkPlan("stuck", lambda: stuck, drain_s=0.1))
     status = running.run()
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 30.0
     assert "did not finish" in (status.sinks[0].error or "")
     assert status.sinks[0].lost >= 4
     release.set()
@@ -290,7 +297,7 @@ def test_stopping_ends_a_run_that_waits_for_its_source() -> None:
 
     started = time.monotonic()
     status = running.run(tick=stop_later, tick_s=0.05)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 30.0
     assert len(ticks) == 1
     assert ticks[0].source is SourceState.RUNNING
     assert ticks[0].age_s is not None
@@ -319,16 +326,17 @@ def test_a_run_ends_after_its_duration() -> None:
     source._steps = [source.wait]
     started = time.monotonic()
     status = stream(source).run(duration_s=0.1)
-    assert 0.1 <= time.monotonic() - started < 2.0
+    assert 0.1 <= time.monotonic() - started < 30.0
     assert status.source is SourceState.ENDED
 
 
 def test_what_waits_when_the_run_is_stopped_is_dropped_with_that_reason() -> None:
-    busy, done = threading.Event(), threading.Event()
+    busy = threading.Event()
 
     def slow(frame: Frame) -> None:
         busy.set()
-        done.wait(0.3)
+        source.closed.wait(60.0)
+        time.sleep(0.1)  # what waits is dropped right after
 
     def stop() -> None:
         running.stop()
@@ -344,7 +352,7 @@ def test_what_waits_when_the_run_is_stopped_is_dropped_with_that_reason() -> Non
 def test_a_source_that_does_not_let_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.capture.CLOSE_S", 0.05)
     release = threading.Event()
-    status = stream(ListSource([picture(), lambda: release.wait(10.0)], name="old grabber")).run(duration_s=0.1)
+    status = stream(ListSource([picture(), lambda: release.wait(60.0)], name="old grabber")).run(duration_s=0.1)
     assert "old grabber: did not let go" in (status.error or "")
     release.set()
 
@@ -379,7 +387,7 @@ def test_the_ledger_adds_up_whatever_happens(steps: list[str], policy: Policy, a
 
     shelf = Shelf()
     running = stream(opening, Notes(answer), plan(shelf), policy=policy)
-    status = running.run(duration_s=10.0)
+    status = running.run(duration_s=60.0)
     assert adds_up(status)
     sink = status.sinks[0]
     ended = status.ledger.captured - status.ledger.counts[Outcome.DROPPED]

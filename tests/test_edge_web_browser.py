@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}
 Page = Any
 DESKTOP = (1280, 800)
 PHONE = (375, 667)
-WAIT_MS = 15_000
+WAIT_MS = 60_000
 
 
 class Feed:

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 from edge.analysis import Analysis
-from edge.atomic import write_bytes
-from edge.errors import SinkError
+from edge.atomic import make_folder, write_bytes
 from edge.findings import Lesion
 from edge.sinks.dicom_objects import (
     DicomOrigin,
@@ -22,7 +20,6 @@ from edge.sinks.dicom_objects import (
     source_header,
 )
 from edge.sinks.identity import Identity, new_uid
-from edge.sinks.newfile import refused
 from edge.stream import Result
 
 WAITING: Final = 8
@@ -74,14 +71,7 @@ class DicomSink:
         self._count = 0
         self._due_ns: int | None = None
         self._owed = 0
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self._folder):  # what cannot work is said before the run
-                pass
-        except FileExistsError as error:
-            raise SinkError(f"{folder}: is a file; name a folder") from error
-        except OSError as error:
-            raise refused(self._folder, error) from error
+        make_folder(self._folder)  # what cannot work is said before the run
 
     def write(self, result: Result[Analysis]) -> None:
         found, now_ns = result.found, result.record.captured_ns

@@ -3,15 +3,20 @@
 from pathlib import Path
 
 from edge.analysis import Analysis
+from edge.atomic import make_folder
 from edge.exam import Exam, write_exam
 from edge.stream import Result
 
 
 class ExamSink:
-    """Writes the exam summary to `folder` when it is closed. source, started: for the reader (see `edge.exam.Exam`)."""
+    """Writes the exam summary to `folder`, made where it does not exist, when it is closed.
+
+    source, started: for the reader (see `edge.exam.Exam`). Raises SinkError where nothing can be written there.
+    """
 
     def __init__(self, folder: Path | str, *, source: str, started: str) -> None:
         self._folder = Path(folder)
+        make_folder(self._folder)  # said before the run, not at its end
         self._exam = Exam(source, started=started)
 
     def write(self, result: Result[Analysis]) -> None:

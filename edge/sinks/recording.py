@@ -145,7 +145,7 @@ class _File:
         self._path = path
         self._descriptor = open_new(path)
         self._held: list[tuple[int, bytes]] = []
-        self._position = self._end = self._whole = 0
+        self._position = self._end = self._whole = self._commits = 0
         self.ended = False
 
     def write(self, content: bytes) -> int:
@@ -162,7 +162,7 @@ class _File:
         return self._position
 
     def commit(self) -> None:
-        """Raises SinkError, and closes the file as it was before."""
+        """Raises SinkError, and closes the file as it was before; one that holds no more than its header is removed."""
         held, self._held = self._held, []
         try:
             for offset, content in held:
@@ -170,9 +170,10 @@ class _File:
                 write_whole(self._descriptor, content)
         except OSError as error:
             os.ftruncate(self._descriptor, self._whole)
-            self.close()
+            self.close(keep=self._commits > 1)
             raise refused(self._path, error) from error
         self._whole = self._end
+        self._commits += bool(held)
 
     def close(self, *, keep: bool = True) -> None:
         if self.ended:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,6 +19,10 @@ from edge.sources.background import BackgroundSource
 from edge.sources.opening import SourceOptions
 
 DEVICES: Final = Path("/dev")
+BROKEN: Final = 3
+"""Reads in a row without a picture that end a camera: one that came in part only (OpenCV gives none of it) is just lost."""
+STALL_S: Final = 1.0
+"""A read that fails after so long was no broken picture."""
 
 # linux/videodev2.h: v4l2_capability, VIDIOC_QUERYCAP, V4L2_CAP_VIDEO_CAPTURE and its multi-planar kin, V4L2_CAP_DEVICE_CAPS.
 _CAPABILITY: Final = struct.Struct("=16s32s32sIII12x")
@@ -79,17 +84,25 @@ class _Camera:
                 capture.set(wanted, value)
 
     def read(self) -> Picture:
-        found, pixels = self._capture.read()
-        if not found or pixels is None:
-            raise SourceError(f"{self._name}: gives no picture any more; check its cable and that nobody else uses it")
+        started_s = time.monotonic()
+        for lost in range(BROKEN):
+            found, pixels = self._capture.read()
+            if found and pixels is not None:
+                return self._picture(pixels, lost)
+            if time.monotonic() - started_s > STALL_S:
+                break
+        raise SourceError(f"{self._name}: gives no picture any more; check its cable and that nobody else uses it")
+
+    def release(self) -> None:
+        self._capture.release()
+
+    def _picture(self, pixels: Any, lost: int) -> Picture:
         stamp_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._start_ms is None:
             self._start_ms = stamp_ms
         # Copied: a driver may fill the same memory again.
-        return Picture(np.array(pixels, np.uint8), (stamp_ms - self._start_ms) / 1e3 if stamp_ms > 0.0 else None)
-
-    def release(self) -> None:
-        self._capture.release()
+        time_s = (stamp_ms - self._start_ms) / 1e3 if stamp_ms > 0.0 else None
+        return Picture(np.array(pixels, np.uint8), time_s, lost=lost)
 
 
 def captures_video(capability: bytes) -> bool:

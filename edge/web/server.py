@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PORT: Final = 8765
 SAMPLE_S: Final = 1.0
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 4.0
 UNREAD_MS: Final = 10_000
 """A connection whose other end takes nothing for so long is cut off by the kernel."""
 
@@ -111,7 +111,7 @@ class WebSink:
             self._hub.put(result.found)
 
     def close(self) -> None:
-        """End the server, viewers or not, within two seconds; may be called twice. Raises SinkError where it did not end."""
+        """End the server, viewers or not, within four seconds; may be called twice. Raises SinkError where it did not end."""
         self._closed = True
         self._server.should_exit = True
         self._hub.close()
