@@ -1,309 +1,179 @@
 """Streaming load: what a run costs beside the engine, whether frames are lost, and whether it stays so.
 
-Everything is measured against the engine's own time in the same run, on pictures made beforehand:
-`python -m benchmarks.streaming`.
+Everything is measured against the engine's own time in the same run, in rounds that take every load in turn, so that a machine
+that slows down slows all of them. On an idle machine:
+
+    python -m benchmarks.streaming --json runs/streaming.json     # a quarter of an hour
+    python -m benchmarks.streaming --quick                        # a minute and a half
 """
 
 import argparse
-import gc
-import json
-import multiprocessing
-import multiprocessing.process
-import os
 import sys
-import threading
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.analysis import Analysis, FrameAnalyser
+from benchmarks.cine import bare_scan, console
+from benchmarks.load import Load, Scene, Tally, growth
 from edge.atomic import write_text
 from edge.bundle import Bundle
-from edge.delivery import SinkPlan
-from edge.guard import Guard
-from edge.ledger import LedgerSummary
-from edge.phantom import phantom_case
-from edge.predictor import Predictor
-from edge.runner import Outputs, WebAddress
-from edge.sources import Picture
-from edge.stream import Policy, Result, Stream, StreamStatus
 
-SIZES: Final = ((480, 640), (1080, 1920))
+SMALL: Final = (480, 640)
+LARGE: Final = (1080, 1920)
 RATES: Final = (30.0, 60.0)
-MARGIN: Final = 64
-"""Pixels that the window moves over, out and back."""
-
-
-class Cine:
-    """A source of ready pictures. They come by the clock, or as fast as they are taken.
-
-    fps: pictures a second of a live source; None for a recording of `count` pictures.
-    """
-
-    def __init__(self, pictures: Sequence[NDArray[np.uint8]], *, fps: float | None, count: int | None = None) -> None:
-        self.name, self.live = "cine", fps is not None
-        self._pictures, self._fps, self._count = pictures, fps, count
-        self._closed = threading.Event()
-
-    def __iter__(self) -> Iterator[Picture]:
-        started_s, number = time.monotonic(), 0
-        while not self._closed.is_set() and (self._count is None or number < self._count):
-            lost = 0
-            if self._fps is not None:
-                early_s = started_s + number / self._fps - time.monotonic()
-                if early_s > 0 and self._closed.wait(early_s):
-                    return
-                lost = max(0, int(-early_s * self._fps))
-                number += lost
-            time_s = number / (self._fps or 30.0)
-            yield Picture(self._pictures[number % len(self._pictures)], time_s=time_s, lost=lost)
-            number += 1
-
-    def close(self) -> None:
-        self._closed.set()
-
-
-def pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """Grey pictures of a moving window with fresh noise, (H, W) uint8, ready in memory."""
-    height, width = size
-    wide = phantom_case(5, size=(height, width + MARGIN)).pixels
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0.0, 6.0, (height, width + 2 * MARGIN)).astype(np.float32)
-    made = []
-    for step in (*range(0, MARGIN, 2), *range(MARGIN, 0, -2)):
-        shift = int(rng.integers(2 * MARGIN))
-        grain = noise[:, shift : shift + width]
-        made.append(np.clip(wide[:, step : step + width] + grain, 0, 255).astype(np.uint8))
-    return made
-
-
-@dataclass(slots=True, eq=False)
-class Stages:
-    """A sink that keeps the milliseconds of every frame that went all the way: wait, preprocess, infer, deliver."""
-
-    rows: list[tuple[float, ...]] = field(default_factory=list)
-
-    def write(self, result: Result[Analysis]) -> None:
-        stages = result.record.stages_ms
-        if stages is not None:
-            self.rows.append(stages)
-
-    def close(self) -> None:
-        pass
+VIEWERS: Final = 4
+OVERLOAD: Final = 10.0
+"""Frame intervals that the engine's call takes in the overloaded run."""
+OWN_SHARE: Final = {SMALL: 0.8, LARGE: 1.8}
+"""Most work beside the engine's call, as a multiple of it."""
+GROWTH_MB: Final = 5.0
+VIEWERS_SHARE: Final = 1.1
+"""Most that viewers may bring the latency's p99 to, as a multiple of that of a page without any."""
+STEADY: Final = 1.1
+"""Most that the latency of an overloaded run may come to at its end, as a multiple of that at its begin."""
+QUICK: Final = {"rounds": 1, "seconds": 5.0, "frames": 1500}
+GROUPS: Final = ("live", "viewers", "overload", "growth")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """One run. own: all work on a frame but the engine's call. bound_ms: engine p99 + one frame interval + own p50."""
+class Check:
+    """A figure beside its limit, which it may not be above."""
 
     name: str
-    frames: int
-    dropped: int
-    rejected: int
-    lost_by_source: int
-    engine_p50_ms: float
-    engine_p99_ms: float
-    own_p50_ms: float
-    latency_p50_ms: float
-    latency_p99_ms: float
-    bound_ms: float | None
+    figure: float
+    limit: float
 
     @property
-    def own_share(self) -> float:
-        """Own work as a multiple of the engine's call."""
-        return self.own_p50_ms / self.engine_p50_ms
+    def holds(self) -> bool:
+        return self.figure <= self.limit
 
 
-def measure(
-    name: str,
-    frames: Sequence[NDArray[np.uint8]],
-    bundle: Bundle,
-    *,
-    fps: float | None,
-    duration_s: float | None = None,
-    count: int | None = None,
-    policy: Policy = "newest",
-    outputs: Outputs | None = None,
-    slow: float = 1.0,
-    told: Callable[[str], None] = lambda url: None,
-    tick: Callable[[StreamStatus], None] | None = None,
-) -> Load:
-    """Run once and return what it cost. slow: the engine is made to take so many times as long, for overload."""
-    stages = Stages()
-    with Predictor.open(bundle.path, clock=time.monotonic_ns) as predictor:
-        if slow != 1.0:
-            predictor.engine = _Slow(predictor.engine, slow)
-        analyser = FrameAnalyser(predictor, guard=Guard())
-
-        def now() -> StreamStatus:
-            return stream.status()
-
-        plans = [SinkPlan("stages", lambda: stages, capacity=10_000)]
-        plans += (outputs or Outputs()).plans({"source": name}, now, told)
-        stream = Stream(lambda: Cine(frames, fps=fps, count=count), analyser, plans, policy=policy)
-        status = stream.run(duration_s=duration_s, tick=tick)
-    if stream.error is not None:
-        raise stream.error
-    return _load(name, np.array(stages.rows[len(stages.rows) // 10 :]), status.ledger, fps)
+def scenes(groups: Sequence[str]) -> dict[str, list[Scene]]:
+    """The live loads of each group."""
+    small = bare_scan(SMALL)
+    made: dict[str, list[Scene]] = {}
+    if "live" in groups:
+        large, grabs = bare_scan(LARGE), [console(SMALL), console(LARGE)]
+        kinds = [("scan", small), ("scan", large), ("console", grabs[0]), ("console", grabs[1])]
+        made["live"] = [Scene(_name(what, shown, fps), shown, fps) for what, shown in kinds for fps in RATES]
+    if "viewers" in groups:
+        made["viewers"] = [Scene(f"page, {count} viewers", small, 30.0, viewers=count) for count in (0, VIEWERS)]
+    if "overload" in groups:
+        made["overload"] = [Scene(f"{OVERLOAD:g}× overload", small, 60.0, slow_s=OVERLOAD / 60.0)]
+    return made
 
 
-def _load(name: str, rows: NDArray[np.float64], ledger: LedgerSummary, fps: float | None) -> Load:
-    """The first tenth, in which engine and caches warm up, is left out."""
-    infer, own = rows[:, 2], rows[:, 1] + rows[:, 3]
-    latency = rows.sum(axis=1)
-    engine_p50, engine_p99 = np.percentile(infer, (50, 99))
-    own_p50 = float(np.median(own))
-    counts = {outcome.value: count for outcome, count in ledger.counts.items()}
-    return Load(
-        name=name,
-        frames=ledger.captured,
-        dropped=counts["dropped"],
-        rejected=counts["rejected"],
-        lost_by_source=ledger.lost,
-        engine_p50_ms=float(engine_p50),
-        engine_p99_ms=float(engine_p99),
-        own_p50_ms=own_p50,
-        latency_p50_ms=float(np.percentile(latency, 50)),
-        latency_p99_ms=float(np.percentile(latency, 99)),
-        bound_ms=None if fps is None else float(engine_p99) + 1000.0 / fps + own_p50,
-    )
-
-
-class _Slow:
-    """An engine that takes longer than it needs."""
-
-    def __init__(self, engine: Any, times: float) -> None:
-        self._engine, self._times = engine, times
-
-    def infer(self, image: Any) -> Any:
-        started_s = time.monotonic()
-        outputs = self._engine.infer(image)
-        time.sleep((self._times - 1.0) * (time.monotonic() - started_s))
-        return outputs
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-def view(url: str, name: str) -> None:
-    """Take pictures as the page does, each as soon as it is there, until the server is gone."""
-    key = ""
-    for _ in range(20):  # tries without an answer
-        try:
-            while True:
-                query = urllib.parse.urlencode({"viewer": name, "after": key})
-                with urllib.request.urlopen(f"{url}frame?{query}", timeout=5) as answer:
-                    body = answer.read()
-                length = int.from_bytes(body[:4], "big")
-                key = json.loads(body[4 : 4 + length]).get("key", key)
-        except OSError:
-            time.sleep(0.1)
-
-
-def with_viewers(frames: Sequence[NDArray[np.uint8]], bundle: Bundle, *, viewers: int, duration_s: float) -> Load:
-    """A live run at 30 frames a second with so many viewers of the page, in processes of their own."""
-    context = multiprocessing.get_context("spawn")
-    looking: list[multiprocessing.process.BaseProcess] = []
-
-    def told(url: str) -> None:
-        for index in range(viewers):
-            looking.append(context.Process(target=view, args=(url, f"viewer{index}"), daemon=True))
-            looking[-1].start()
-
-    try:
-        outputs = Outputs(web=WebAddress("127.0.0.1", 0))
-        name = f"page with {viewers} viewers"
-        return measure(name, frames, bundle, fps=30.0, duration_s=duration_s, outputs=outputs, told=told)
-    finally:
-        for process in looking:
-            process.terminate()
-            process.join(10)
-
-
-def growth(frames: Sequence[NDArray[np.uint8]], bundle: Bundle, *, count: int) -> tuple[Load, float]:
-    """A run over `count` frames with every sink on; MB that the process grew by after the first tenth."""
-    samples: list[tuple[int, float]] = []
-
-    def sample(status: StreamStatus) -> None:
-        gc.collect()
-        samples.append((status.ledger.captured, _resident_mb()))
-
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        outputs = Outputs(
-            results=folder / "results.jsonl",
-            record=folder / "recording.mkv",
-            dicom=folder / "dicom",
-            exam=folder / "exam",
-            web=WebAddress("127.0.0.1", 0),
+def checks(group: str, scene: Scene, load: Load, others: Mapping[str, Load]) -> list[Check]:
+    """What a load of a group must hold. others: the loads of the same group by name."""
+    found = [Check(f"{scene.name}: frames that the ledger does not account for", load.unbalanced, 0)]
+    if group == "live":
+        found.append(Check(f"{scene.name}: own work / engine", load.own_share, OWN_SHARE[scene.pictures[0].shape[:2]]))
+        if load.bound_ms is not None:
+            found.append(Check(f"{scene.name}: latency p99, ms", load.latency_p99_ms, load.bound_ms))
+        if load.engine_p99_ms < 1000.0 / scene.fps:
+            found.append(Check(f"{scene.name}: frames lost", load.lost, 0))
+    if group == "viewers" and scene.viewers:
+        alone = next(other for name, other in others.items() if name != scene.name)
+        found.append(
+            Check(f"{scene.name}: latency p99 / alone", load.latency_p99_ms / alone.latency_p99_ms, VIEWERS_SHARE)
         )
-        load = measure(
-            f"{count} frames, every sink",
-            frames,
-            bundle,
-            fps=None,
-            count=count,
-            policy="all",
-            outputs=outputs,
-            tick=sample,
+    if group == "overload":
+        found.append(Check(f"{scene.name}: latency, end / begin", load.steady, STEADY))
+        found.append(
+            Check(f"{scene.name}: share of frames analysed", 1.0 - load.lost / load.counts["captured"], 1.5 / OVERLOAD)
         )
-    late = [megabytes for captured, megabytes in samples if captured >= 0.1 * count]
-    return load, late[-1] - late[0] if len(late) > 1 else float("nan")
-
-
-def _resident_mb() -> float:
-    """Memory of this process, by proc_pid_statm(5)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print tables, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="bundle folder; the built-in one without it")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each live run")
-    parser.add_argument("--frames", type=int, default=20_000, help="of the run with every sink on")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round and fewer frames; its percentiles are rough"
+    )
+    parser.add_argument("--only", choices=GROUPS, action="append", help="measure this group of loads; may be repeated")
+    parser.add_argument("--rounds", type=int, help="through all loads, 3 without it")
+    parser.add_argument("--seconds", type=float, help="of each live run in a round, 10 without it")
+    parser.add_argument("--frames", type=int, help="of the run with every sink on, 20000 without it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    said = {name: value for name in QUICK if (value := getattr(options, name)) is not None}
+    how = {"rounds": 3, "seconds": 10.0, "frames": 20_000} | (QUICK if options.quick else {}) | said
+    groups = options.only or GROUPS
     bundle = Bundle.open_or_builtin(options.bundle)
+    asked = scenes(groups)
+    tallies = {scene.name: Tally() for group in asked.values() for scene in group}
+    for _ in range(int(how["rounds"])):
+        for group in asked.values():
+            for scene in group:
+                scene.measure(bundle, tallies[scene.name], float(how["seconds"]))
+                print(".", end="", flush=True)
+    print()
     loads: list[Load] = []
-    for size in SIZES:
-        ready = pictures(size)
-        for fps in RATES:
-            name = f"{size[1]}×{size[0]}, {fps:g}/s"
-            loads.append(measure(name, ready, bundle, fps=fps, duration_s=options.seconds))
-            _show(loads[-1])
-    ready = pictures(SIZES[0])
-    for viewers in (0, 4):
-        loads.append(with_viewers(ready, bundle, viewers=viewers, duration_s=options.seconds))
-        _show(loads[-1])
-    loads.append(measure("overload", ready, bundle, fps=60.0, duration_s=options.seconds, slow=30.0))
-    _show(loads[-1])
-    load, grown_mb = growth(ready, bundle, count=options.frames)
-    loads.append(load)
-    _show(load)
-    print(f"grown by {grown_mb:.1f} MB")
+    found: list[Check] = []
+    for name, members in asked.items():
+        measured = {scene.name: Load.of(scene.name, tallies[scene.name], scene.fps) for scene in members}
+        loads += measured.values()
+        for scene in members:
+            found += checks(name, scene, measured[scene.name], measured)
+    if "growth" in groups:
+        count = int(how["frames"])
+        tally = Tally()
+        grown_mb = growth(bare_scan(SMALL), bundle, tally, count=count)
+        loads.append(Load.of(f"{count} frames, every sink", tally, None))
+        found.append(Check(f"{loads[-1].name}: growth, MB", grown_mb, GROWTH_MB))
+        found.append(Check(f"{loads[-1].name}: frames that the ledger does not account for", loads[-1].unbalanced, 0))
+    _print(loads, found)
     if options.json is not None:
-        record = {"loads": [asdict(each) for each in loads], "grown_mb": grown_mb, "argv": sys.argv[1:]}
-        write_text(options.json, json.dumps(record, indent=1) + "\n")
+        record = {
+            "argv": sys.argv[1:] if arguments is None else list(arguments),
+            "bundle": bundle.manifest.source_sha256,
+            "how": how,
+            "loads": [asdict(load) | {"own_share": load.own_share, "lost": load.lost} for load in loads],
+            "checks": [asdict(check) | {"holds": check.holds} for check in found],
+        }
+        write_text(options.json, dumps(record, indent=1) + "\n")
 
 
-def _show(load: Load) -> None:
-    bound = "" if load.bound_ms is None else f" (bound {load.bound_ms:.1f})"
-    print(
-        f"{load.name}: {load.frames} frames, {load.dropped} dropped, {load.rejected} rejected; engine p50 "
-        f"{load.engine_p50_ms:.1f} ms, own work {load.own_share:.2f}× that; latency p50 {load.latency_p50_ms:.1f}, "
-        f"p99 {load.latency_p99_ms:.1f} ms{bound}",
-        flush=True,
+def _name(what: str, shown: Sequence[NDArray[np.uint8]], fps: float) -> str:
+    height, width = shown[0].shape[:2]
+    return f"{what} {width}×{height}, {fps:g}/s"
+
+
+def _print(loads: Sequence[Load], found: Sequence[Check]) -> None:
+    columns = (
+        "frames",
+        "lost",
+        "rejected",
+        "engine p50",
+        "p99",
+        "own p50",
+        "p99",
+        "own/engine",
+        "latency p50",
+        "p99",
+        "bound",
     )
+    print(f"{'milliseconds':32s}" + "".join(f"{column:>12s}" for column in columns))
+    for load in loads:
+        counts = (load.counts["captured"], load.lost, load.counts.get("rejected", 0))
+        times = (load.engine_p50_ms, load.engine_p99_ms, load.own_p50_ms, load.own_p99_ms)
+        bound = "" if load.bound_ms is None else f"{load.bound_ms:.1f}"
+        print(
+            f"{load.name:32s}"
+            + "".join(f"{count:12d}" for count in counts)
+            + "".join(f"{ms:12.2f}" for ms in times)
+            + f"{load.own_share:12.2f}{load.latency_p50_ms:12.1f}{load.latency_p99_ms:12.1f}{bound:>12s}"
+        )
+    print()
+    for check in found:
+        print(f"{'holds ' if check.holds else 'MISSED'} {check.name}: {check.figure:.2f}, at most {check.limit:.2f}")
 
 
 if __name__ == "__main__":

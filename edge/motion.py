@@ -82,22 +82,27 @@ def estimate_shift(before: GreyImage, after: GreyImage) -> Shift | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Small:
-    """A picture of 128×128 pixels, and its grey levels above the surroundings, speckle smoothed."""
+    """A picture of 128×128 pixels: as it is, in float, with speckle smoothed, and its grey levels above the surroundings then."""
 
     pixels: GreyImage
+    plane: _Plane
+    soft: _Plane
     detail: _Plane
 
     @classmethod
     def of(cls, grey: GreyImage) -> "_Small":
         pixels = preprocess(grey, (SIDE, SIDE))
         plane = pixels.astype(np.float32)
-        return cls(pixels, np.asarray(cv2.GaussianBlur(plane, (7, 7), 1.2) - cv2.blur(plane, _AROUND), np.float32))
+        soft = np.asarray(cv2.GaussianBlur(plane, (7, 7), 1.2), np.float32)
+        return cls(pixels, plane, soft, np.asarray(soft - cv2.blur(plane, _AROUND), np.float32))
 
-    def detail_on(self, screen: _Plane) -> _Plane:
-        """The same with nothing from where `screen` is 0, neither there nor in the surroundings of other pixels."""
-        plane = self.pixels.astype(np.float32)
-        around = cv2.blur(plane * screen, _AROUND) / np.maximum(cv2.blur(screen, _AROUND), 1e-3)
-        return np.asarray((cv2.GaussianBlur(plane, (7, 7), 1.2) - around) * screen, np.float32)
+    def detail_on(self, screen: _Plane, shown: _Plane) -> _Plane:
+        """The same with nothing from where `screen` is 0, neither there nor in the surroundings of other pixels.
+
+        shown: what part of a pixel's surroundings the screen shows.
+        """
+        around = cv2.blur(self.plane * screen, _AROUND) / shown
+        return np.asarray((self.soft - around) * screen, np.float32)
 
 
 def _small_shift(before: _Small, after: _Small) -> Shift | None:
@@ -110,7 +115,8 @@ def _small_shift(before: _Small, after: _Small) -> Shift | None:
     screen = _EVERYWHERE
     if fixed.any():
         screen = np.asarray(1 - cv2.dilate(fixed, np.ones((7, 7), np.uint8)), np.float32)
-        first, second = before.detail_on(screen), after.detail_on(screen)
+        shown = np.asarray(np.maximum(cv2.blur(screen, _AROUND), 1e-3), np.float32)
+        first, second = before.detail_on(screen, shown), after.detail_on(screen, shown)
         guesses.append(_match(first, second, screen))
     found = [_checked(first, second, guess, screen) for guess in guesses]
     best = max((shift for shift in found if shift is not None), key=lambda shift: shift.agreement, default=None)
@@ -148,9 +154,11 @@ def _checked(first: _Plane, second: _Plane, guess: tuple[float, float], screen: 
     x, y = guess
     if not max(abs(x), abs(y)) <= REACH * SIDE:
         return None
-    move = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
-    moved = cv2.warpAffine(first, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
-    seen = cv2.warpAffine(screen, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR) * screen
+    moved, seen = first, screen
+    if guess != (0.0, 0.0):
+        move = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+        moved = np.asarray(cv2.warpAffine(first, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.float32)
+        seen = np.asarray(cv2.warpAffine(screen, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.float32) * screen
     weighted = second * seen
     power = float(np.vdot(moved * seen, moved)) * float(np.vdot(second, weighted))
     return Shift(x, y, max(0.0, float(np.vdot(moved, weighted)) / power**0.5)) if power > 0.0 else None

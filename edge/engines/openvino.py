@@ -62,6 +62,9 @@ def open_model(path: Path, *, precision: str, threads: int | None, device: str) 
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if target in ("CPU", "AUTO"):
             settings["INFERENCE_PRECISION_HINT"] = "f32"
-        if threads is not None and target == "CPU":
-            settings["INFERENCE_NUM_THREADS"] = threads
+        if target == "CPU":
+            # Pinned threads wait for a core that capture, sinks or page hold while another is free.
+            settings["ENABLE_CPU_PINNING"] = False
+            if threads is not None:
+                settings["INFERENCE_NUM_THREADS"] = threads
         return OpenVinoEngine(core.compile_model(path, target, settings))
