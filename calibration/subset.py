@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from calibration.dataset import Dataset, Label
+from calibration.dataset import Case, Dataset, Label
 from calibration.evaluation import Progress
 from edge.errors import CalibrationError
 from edge.frame import GreyImage, fingerprint, read_image
@@ -18,11 +18,14 @@ BRIGHTNESS_BINS: Final = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationFrames:
-    """Frames to calibrate on, native size. source: "phantom" or the data sets' names. sha256: one a frame."""
+    """Frames to calibrate on, native size. source: "phantom" or the data sets' names. sha256: one a frame. groups: one a frame,
+    as its patient; empty where every frame is its own.
+    """
 
     source: str
     frames: tuple[GreyImage, ...]
     sha256: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 class _Stratified(Protocol):
@@ -44,10 +47,12 @@ def calibration_frames(
     if not cases:
         raise CalibrationError("the calibration data set is empty")
     brightness = [float(read_image(case.image).mean()) for case in progress(cases)]
-    chosen = [cases[index] for index in stratified(cases, brightness, count=count, seed=seed)]
-    frames = tuple(read_image(case.image) for case in chosen)
-    source = ", ".join(sorted({case.source or case.image.parent.name for case in chosen}))
-    return CalibrationFrames(source, frames, tuple(fingerprint(frame) for frame in frames))
+    return _read([cases[index] for index in stratified(cases, brightness, count=count, seed=seed)])
+
+
+def every_frame(dataset: Dataset, *, progress: Progress = iter) -> CalibrationFrames:
+    """Read all frames: rare ones and common ones as often as they are. Raises DataError when one cannot be read."""
+    return _read(list(dataset), progress)
 
 
 def stratified(cases: Sequence[_Stratified], brightness: Sequence[float], *, count: int, seed: int) -> list[int]:
@@ -81,3 +86,11 @@ def phantom_frames(
 
 class PhantomProgress(Protocol):
     def __call__(self, seeds: Iterable[int], /) -> Iterable[int]: ...
+
+
+def _read(cases: Sequence[Case], progress: Progress = iter) -> CalibrationFrames:
+    frames = tuple(read_image(case.image) for case in progress(cases))
+    source = ", ".join(sorted({case.source or case.image.parent.name for case in cases}))
+    return CalibrationFrames(
+        source, frames, tuple(fingerprint(frame) for frame in frames), tuple(case.subject for case in cases)
+    )

@@ -14,9 +14,6 @@ from edge.predictor import Predictor
 from edge.preprocess import Box
 from edge.roi import Mode, Roi, RoiFinder, black_out
 
-FEATURES = "features"
-"""The output that the guard judges, where a network has it."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
@@ -59,7 +56,6 @@ class FrameAnalyser:
         smooth: bool = True,
     ) -> None:
         self._predictor, self._guard = predictor, guard
-        self._mode = roi
         self._finder = RoiFinder(roi)
         self._follower = Follower(predictor.interpretation, smooth=smooth)
         self._session = 1
@@ -72,7 +68,7 @@ class FrameAnalyser:
             self._session = frame.session
             self._start_afresh()
         time_s = frame.captured_ns / 1e9 if picture.time_s is None else picture.time_s
-        roi = self._finder.update(picture.pixels, picture.region, time_s)
+        roi = self._finder.update(picture.pixels, picture.region, time_s, wait=frame.waits)
         if roi.changed:
             self._follower.reset()
         shown = black_out(picture.pixels, roi)
@@ -87,8 +83,9 @@ class FrameAnalyser:
             return self._rejected(known, verdict, time_s)
         said = self._predictor.estimate(grey)
         known = replace(known, preprocessed_ns=said.prepared_ns, inferred_ns=said.inferred_ns)
-        if self._guard is not None and FEATURES in said.outputs:
-            verdict = self._guard.familiar(said.outputs[FEATURES])
+        features = None if self._guard is None else self._predictor.interpretation.feature_vector(said.outputs)
+        if self._guard is not None and features is not None:
+            verdict = self._guard.familiar(features)
             if verdict.reason:
                 return self._rejected(known, verdict, time_s)
         finding = self._follower.update(
@@ -98,7 +95,8 @@ class FrameAnalyser:
         return replace(known, finding=finding)
 
     def close(self) -> None:
-        """Release the engine."""
+        """End the look for the region and release the engine."""
+        self._finder.close()
         self._predictor.close()
 
     def _before(self, grey: GreyImage, colour: NDArray[np.uint8] | None, roi: Roi, time_s: float) -> Verdict:
@@ -119,6 +117,8 @@ class FrameAnalyser:
 
     def _start_afresh(self) -> None:
         """The source was opened again: nothing of before is taken for the same place."""
-        self._finder = RoiFinder(self._mode)
+        if self._guard is not None:
+            self._guard.reset()
+        self._finder.reset()
         self._follower.reset()
         self._last = None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frame import GreyImage
-from edge.ood import FeatureReference
+from edge.ood import FeatureDistance, FeatureReference
 from edge.roi import Roi
 
 SIDE: Final = 64
@@ -86,13 +86,36 @@ class _Anchor:
     captured_ns: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """What a region's mask means for the small copies; it is the same for many frames. mask: (h, w) bool, None for a rectangle.
+
+    area_px: pixels inside. weights: (16, 16) float32, 1 where a coarse cell lies inside.
+    """
+
+    mask: NDArray[np.bool_] | None
+    area_px: int
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, roi: Roi) -> "_Shape":
+        if roi.mask is None:
+            return cls(None, roi.box.height * roi.box.width, np.ones((COARSE, COARSE), np.float32))
+        share = _cells(roi.mask.view(np.uint8) * np.uint8(255), COARSE)
+        return cls(roi.mask, max(1, int(np.count_nonzero(roi.mask))), (share > 0.9 * 255).astype(np.float32))
+
+
 class Guard:
-    """Judges the frames of one run in order. reference: of the network's features, None where it gives none. Not thread-safe."""
+    """Judges the frames of one run in order. Not thread-safe.
+
+    reference: of the network's features at the precision that runs, None where it has none.
+    """
 
     def __init__(self, limits: GuardLimits | None = None, reference: FeatureReference | None = None) -> None:
         self._limits = limits or GuardLimits()
-        self._reference = reference
+        self._distance = None if reference is None else FeatureDistance(reference)
         self._anchor: _Anchor | None = None
+        self._shape: _Shape | None = None
 
     def check(
         self,
@@ -112,25 +135,29 @@ class Guard:
             return unsettled(roi)
         if grey.shape != (roi.box.height, roi.box.width):
             raise ValueError(f"grey is {grey.shape}, the region {roi.box}")
-        still_s = self._still_s(grey, roi, captured_ns)
-        verdict = self._one_picture(grey, colour, roi.mask)
+        cells = _small(grey)
+        still_s = self._still_s(cells, roi, captured_ns)
+        verdict = self._one_picture(grey, cells, colour, roi)
         if verdict.reason:
             return verdict
         if still_s >= self._limits.frozen_s:
             return Verdict("the picture is frozen", GuardKind.FROZEN)
         return Verdict() if features is None else self.familiar(features)
 
+    def reset(self) -> None:
+        """Forget the pictures seen: the source was opened again."""
+        self._anchor = None
+
     def familiar(self, features: NDArray[np.float32]) -> Verdict:
         """Judge what the network made of a frame, (1, C) float32. Raises ValueError when the reference is for another width."""
-        if self._reference is None or self._reference.familiar(features):
+        if self._distance is None or self._distance.familiar(features):
             return Verdict()
         return Verdict("unfamiliar: unlike the pictures that the network was calibrated on", GuardKind.UNFAMILIAR)
 
-    def _still_s(self, grey: GreyImage, roi: Roi, captured_ns: int) -> float:
+    def _still_s(self, cells: NDArray[np.float32], roi: Roi, captured_ns: int) -> float:
         """How long the picture has not changed. Compared with the last change, not with the last frame: a grabber repeats frames,
         and a slow hand changes little from one to the next.
         """
-        cells = _cells(grey, SIDE)
         anchor = self._anchor
         if anchor is not None and anchor.roi.box == roi.box:
             change = float(np.sqrt(np.mean((cells - anchor.cells) ** 2)))
@@ -140,14 +167,14 @@ class Guard:
         return 0.0
 
     def _one_picture(
-        self, grey: GreyImage, colour: NDArray[np.uint8] | None, mask: NDArray[np.bool_] | None
+        self, grey: GreyImage, cells: NDArray[np.float32], colour: NDArray[np.uint8] | None, roi: Roi
     ) -> Verdict:
-        limits = self._limits
-        clipped = int(np.count_nonzero((grey >= limits.white) if mask is None else (grey >= limits.white) & mask))
-        share = clipped / (grey.size if mask is None else max(1, int(np.count_nonzero(mask))))
-        if share > limits.clipped:
+        limits, mask = self._limits, roi.mask
+        if self._shape is None or self._shape.mask is not mask or mask is None:
+            self._shape = _Shape.of(roi)
+        if _clipped(grey, mask, limits.white) > limits.clipped * self._shape.area_px:
             return Verdict("saturated: too much of the picture is white, turn the gain down", GuardKind.SATURATED)
-        if _structure(grey, mask, limits.deep_from) < limits.structure:
+        if _structure(cells, self._shape.weights, limits.deep_from) < limits.structure:
             return Verdict(
                 f"no contact: there is no tissue below the first {limits.deep_from:.0%} of the picture",
                 GuardKind.NO_CONTACT,
@@ -168,19 +195,32 @@ def unsettled(roi: Roi) -> Verdict:
     return Verdict("looking for the scan region", GuardKind.SEARCHING)
 
 
-def _cells(values: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+def _cells(values: NDArray[np.uint8] | NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Means of side × side cells, float32."""
     wide = values.astype(np.float32) if min(values.shape) < side else values
     return np.asarray(cv2.resize(wide, (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _structure(grey: GreyImage, mask: NDArray[np.bool_] | None, deep_from: float) -> float:
+def _small(grey: GreyImage) -> NDArray[np.float32]:
+    """Means of 64 × 64 cells, float32. A large picture is halved first, which OpenCV does 20 times as fast as other steps."""
+    while min(grey.shape) >= 2 * SIDE:
+        height, width = grey.shape[0] // 2, grey.shape[1] // 2
+        even = grey[: 2 * height, : 2 * width]
+        grey = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(grey.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _clipped(grey: GreyImage, mask: NDArray[np.bool_] | None, white: int) -> int:
+    """Pixels of the region at or above a level."""
+    _, clipped = cv2.threshold(grey, white - 1, 255, cv2.THRESH_BINARY)
+    return cv2.countNonZero(clipped if mask is None else cv2.bitwise_and(clipped, mask.view(np.uint8)))
+
+
+def _structure(cells: NDArray[np.float32], weights: NDArray[np.float32], deep_from: float) -> float:
     """Standard deviation of the coarse cells below `deep_from` about their row's mean: reverberation is even along a row."""
     first = int(np.ceil(deep_from * COARSE))
-    deep = _cells(grey, COARSE)[first:]
-    weights = np.ones_like(deep)
-    if mask is not None:
-        weights = (_cells(mask.view(np.uint8) * np.uint8(255), COARSE)[first:] > 0.9 * 255).astype(np.float32)
+    deep = _cells(cells, COARSE)[first:]
+    weights = weights[first:]
     counts = weights.sum(axis=1, keepdims=True)
     if not counts.any():
         return 0.0
@@ -192,15 +232,18 @@ def _coloured(colour: NDArray[np.uint8], mask: NDArray[np.bool_] | None, chroma:
     """Share of pixels off the grey map, which may be tinted: the tint is the median chroma for a level."""
     height, width = colour.shape[:2]
     down, right = -(-height // _COLOUR_SAMPLES), -(-width // _COLOUR_SAMPLES)
-    samples = colour[::down, ::right].astype(np.float32)
-    kept = samples.reshape(-1, 3) if mask is None else samples[mask[::down, ::right]]
-    if not len(kept):
+    samples = colour[::down, ::right]
+    planes = [np.ascontiguousarray(samples[:, :, channel]) for channel in range(3)]
+    if mask is not None:
+        planes = [plane[mask[::down, ::right]] for plane in planes]
+    blue, green, red = (plane.reshape(-1).astype(np.float32) for plane in planes)
+    if not len(green):
         return 0.0
-    level = kept.mean(axis=1)
+    level = (blue + green + red) / np.float32(3.0)
     lit = level > 20.0
-    far = np.zeros(len(kept), np.bool_)
-    for channel in (0, 2):
-        difference = kept[:, channel] - kept[:, 1]
+    far = np.zeros(len(level), np.bool_)
+    for channel in (blue, red):
+        difference = channel - green
         tint = float(np.median(difference[lit] / level[lit])) if lit.any() else 0.0
-        far |= np.abs(difference - tint * level) > chroma
+        far |= np.abs(difference - np.float32(tint) * level) > chroma
     return float(far.mean())

@@ -34,8 +34,8 @@ class Interpretation:
     input_size: (height, width). mask, classes: None where the network has no such output, never both. labels: one for each
     value of `classes`, or two where it has one value, which is that of the second. positive: the label whose probability is
     compared with `threshold`; both None without classes. temperature: what class logits are divided by. presence: when the mask
-    shows a lesion, its threshold that of the network's precision; None: when any pixel does. Raises ValueError when these do
-    not fit together.
+    shows a lesion, its threshold that of the network's precision; None: when any pixel does. features: what the guard tells
+    unfamiliar pictures by, None where the network gives none. Raises ValueError when these do not fit together.
     """
 
     input_size: tuple[int, int]
@@ -47,6 +47,7 @@ class Interpretation:
     threshold: float | None
     temperature: float = 1.0
     presence: Presence | None = None
+    features: "OutputSpec | None" = None
 
     def __post_init__(self) -> None:
         if self.classes is not None:
@@ -101,6 +102,10 @@ class Interpretation:
         if len(values) == 1:
             values = [1.0 - values[0], values[0]]
         return dict(zip(self.labels, values, strict=True))
+
+    def feature_vector(self, outputs: Outputs) -> NDArray[np.float32] | None:
+        """Features of the picture, (1, C) float32 (see `edge.ood`); None where the network gives none. Raises EngineError."""
+        return None if self.features is None else named_output(outputs, self.features)
 
     def decide(self, probabilities: Mapping[str, float], *, presence: float | None, outlined: bool) -> str:
         """The call: the positive label at or above the threshold, else the most probable other one.

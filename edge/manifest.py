@@ -15,16 +15,17 @@ from typing import Any, Final, Literal, Self, get_args
 from edge.decode import decode
 from edge.errors import BundleError
 from edge.interpretation import Interpretation
+from edge.ood import Familiarity
 from edge.preprocess import Resize
 from edge.presence import Presence
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 MANIFEST: Final = "manifest.json"
 ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
 PRECISIONS: Final = ("int8", "fp32")
 PHANTOM: Final = "phantom"
 
-Kind = Literal["mask", "class", "other"]
+Kind = Literal["mask", "class", "features", "other"]
 Activation = Literal["sigmoid", "softmax", "none"]
 
 
@@ -123,8 +124,9 @@ class OutputSpec:
     """A float32 output. shape: ONNX order, batch of one first, images as NCHW.
 
     kind: "mask", (1, C, h, w): with one channel that of lesion, with more channel 0 is background; "class", (1, K): with one
-    value that of the second of two labels; or "other", which is not read. activation: what the runtime applies to get
-    probabilities, softmax over axis 1; "none" where they are probabilities already.
+    value that of the second of two labels; "features", (1, C): what the guard tells unfamiliar pictures by (`edge.ood`); or
+    "other", which is not read. activation: what the runtime applies to get probabilities, softmax over axis 1; "none" where they
+    are probabilities already, and for features and others.
     """
 
     name: str
@@ -138,20 +140,19 @@ class OutputSpec:
             raise ValueError(f"{what}: kind {self.kind!r} with activation {self.activation!r} is not known")
         if any(side < 1 for side in self.shape):
             raise ValueError(f"{what}: every axis has at least one value")
+        if self.kind in ("features", "other") and self.activation != "none":
+            raise ValueError(f"{what}: an output of kind {self.kind} is no probability and has activation none")
         if self.kind == "other":
-            if self.activation != "none":
-                raise ValueError(f"{what}: an output of kind other is not read and has activation none")
             return
-        rank = {"mask": 4, "class": 2}[self.kind]
-        if len(self.shape) != rank or self.shape[0] != 1:
-            wanted = {"mask": "(1, C, h, w)", "class": "(1, K)"}[self.kind]
+        wanted = {"mask": "(1, C, h, w)", "class": "(1, K)", "features": "(1, C)"}[self.kind]
+        if len(self.shape) != wanted.count(",") + 1 or self.shape[0] != 1:
             raise ValueError(f"{what}: a {self.kind} output has the shape {wanted}")
         if self.activation == "softmax" and self.channels == 1:
             raise ValueError(f"{what}: a softmax over one channel is always 1; use sigmoid")
 
     @property
     def channels(self) -> int:
-        """C of a mask, K of a class output."""
+        """C of a mask or of features, K of a class output."""
         return self.shape[1]
 
 
@@ -185,7 +186,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The frames the INT8 ranges were taken from. source: "phantom", or what they were. frames: sha256 of each."""
+    """The frames that INT8 ranges were taken from. source: "phantom", or what they were. frames: sha256 of each."""
 
     source: str
     count: int
@@ -206,9 +207,10 @@ class Training:
 class Manifest:
     """What `manifest.json` holds.
 
-    source_sha256: of the checkpoint or ONNX file it was made from. outputs: at most one mask and one class output; labels and
-    operating_point belong to the latter, presence to the mask (None: any pixel of it is a lesion). weight_range: "full", or
-    "half" for x86 without VNNI. guesses: what the export guessed and was not told. calibration: None for FP32 only.
+    source_sha256: of the checkpoint or ONNX file it was made from. outputs: at most one mask, one class and one features output;
+    labels and operating_point belong to the class, presence to the mask (None: any pixel of it is a lesion), features to the
+    features (None: any picture is familiar). weight_range: "full", or "half" for x86 without VNNI. guesses: what the export
+    guessed and was not told. calibration: None for FP32.
     """
 
     schema: int
@@ -227,13 +229,14 @@ class Manifest:
     versions: dict[str, str]
     calibration: Calibration | None
     training: Training = field(default_factory=lambda: Training((), (), ()))
+    features: Familiarity | None = None
 
     def __post_init__(self) -> None:
         names = [output.name for output in self.outputs]
         kinds = [output.kind for output in self.outputs]
-        if len(set(names)) < len(names) or kinds.count("mask") > 1 or kinds.count("class") > 1:
+        if len(set(names)) < len(names) or any(kinds.count(kind) > 1 for kind in ("mask", "class", "features")):
             raise ValueError(
-                f"outputs {', '.join(names)}: names are unique, and one at most is the mask, one the class"
+                f"outputs {', '.join(names)}: names are unique, and one at most is the mask, one the class, one the features"
             )
         if self.predicts:
             self.interpretation()
@@ -241,11 +244,24 @@ class Manifest:
             raise ValueError("an operating point needs a class output")
         elif self.presence is not None:
             raise ValueError("presence needs a mask output")
+        if self.features is not None:
+            given = self.features_output
+            if given is None:
+                raise ValueError("a feature reference needs a features output")
+            if given.channels != self.features.channels:
+                raise ValueError(
+                    f"output {given.name!r} has {given.channels} channels, its feature reference {self.features.channels}"
+                )
 
     @property
     def predicts(self) -> bool:
         """True when there is a mask or a class output, so that `interpretation` has something to say."""
-        return any(output.kind != "other" for output in self.outputs)
+        return any(output.kind in ("mask", "class") for output in self.outputs)
+
+    @property
+    def features_output(self) -> OutputSpec | None:
+        """The output that `features` is of."""
+        return next((output for output in self.outputs if output.kind == "features"), None)
 
     def interpretation(self, precision: str = "fp32") -> Interpretation:
         """How to read the outputs of an artifact of this precision, "fp32" or "int8".
@@ -271,6 +287,7 @@ class Manifest:
             threshold=None if point is None else point.threshold,
             temperature=1.0 if point is None else point.temperature,
             presence=None if self.presence is None else self.presence.at(precision),
+            features=self.features_output,
         )
 
     @property
@@ -280,7 +297,8 @@ class Manifest:
 
     def forbidden_frames(self) -> Mapping[str, str]:
         """Sha256 of every frame that nothing may be reported on, with what it was used for."""
-        used = dict.fromkeys(self.calibration.frames if self.calibration else (), "calibrated on")
+        used = dict.fromkeys(self.features.frames if self.features else (), "calibrated on")
+        used |= dict.fromkeys(self.calibration.frames if self.calibration else (), "calibrated on")
         used |= dict.fromkeys(self.training.tuned_on, "tuned on")
         used |= dict.fromkeys(self.training.trained_on, "trained on")
         return used

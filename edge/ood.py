@@ -1,127 +1,124 @@
-"""How far a frame is from what a network was calibrated on: the part of its features that the calibration frames' own
-variation does not explain.
+"""How far a frame is from what a network was calibrated on, by features from inside of it.
 
-The distance is the reconstruction error of a principal component analysis (Jackson and Mudholkar, Technometrics 21(3),
-1979: the Q statistic), its square root taken per feature group: a brighter, deeper or coarser breast picture moves along
-the axes and stays near, another organ leaves them.
+The distance is that of Mahalanobis (Proceedings of the National Institute of Sciences of India 2, 1936) from the mean of the
+calibration frames, in units of their own variation: a brighter, deeper or coarser breast picture differs as they differ among
+themselves and stays near, another organ differs otherwise. `calibration.familiarity` fits it, at export.
 """
 
+import itertools
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-GROUPS: Final = 64
-"""Most groups of neighbouring channels that features are averaged into; with eight axes the record is 640 numbers."""
-AXES: Final = 8
-QUANTILE: Final = 0.995
-"""Share of the frames that the limit was chosen on which are within it."""
-_DIGITS: Final = 5
+GROUPS: Final = 32
+"""Most groups of neighbouring channels that each part of the features is averaged into."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureReference:
-    """What a network's features are on calibration frames.
+    """What a network's features are on calibration frames, at one precision.
 
-    channels: of the feature vector. mean, scale: of each group of neighbouring channels, (G,). axes: directions of unit
-    length of their common variation, (K, G), in units of scale. limit: the largest distance that is still familiar.
-    chosen_on: in words. Raises ValueError.
+    parts: channels of each part of the feature vector, as one block of the network gives them. mean: of each group of
+    neighbouring channels of a part, (G,). whitening: lower triangle of the (G, G) matrix that makes the groups less their mean
+    uncorrelated and of variance 1, row by row. limit: the largest distance that is still familiar. Raises ValueError.
     """
 
-    channels: int
+    parts: tuple[int, ...]
     mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    axes: tuple[tuple[float, ...], ...]
+    whitening: tuple[tuple[float, ...], ...]
     limit: float
-    chosen_on: str
 
     def __post_init__(self) -> None:
-        groups = len(self.mean)
-        if not 0 < groups <= self.channels or len(self.scale) != groups or any(len(a) != groups for a in self.axes):
-            raise ValueError(f"features of {self.channels} channels: mean, scale and axes are not of one length")
-        numbers = (*self.mean, *self.scale, self.limit, *(part for axis in self.axes for part in axis))
-        if not all(map(math.isfinite, numbers)) or min(self.scale) <= 0.0 or self.limit <= 0.0:
-            raise ValueError("feature reference: every number is finite, scales and the limit are above 0")
+        if not self.parts or min(self.parts) < 1:
+            raise ValueError(f"feature reference: parts of {self.parts} channels")
+        groups = len(_starts(self.parts))
+        if len(self.mean) != groups or [len(row) for row in self.whitening] != list(range(1, groups + 1)):
+            raise ValueError(
+                f"feature reference: {self.channels} channels are {groups} groups, each with a mean and a row of the whitening"
+            )
+        numbers = (*self.mean, self.limit, *itertools.chain(*self.whitening))
+        if not all(map(math.isfinite, numbers)) or min(self.limit, *(row[-1] for row in self.whitening)) <= 0.0:
+            raise ValueError(
+                "feature reference: every number is finite, the limit and the diagonal of the whitening are above 0"
+            )
 
-    @classmethod
-    def fit(
-        cls,
-        features: NDArray[np.float32],
-        held_out: NDArray[np.float32],
-        *,
-        chosen_on: str,
-        axes: int = AXES,
-        quantile: float = QUANTILE,
-    ) -> Self:
-        """Fit to `features` (N, C); the limit is the quantile of the distances of `held_out` (M, C), which none of them is in.
+    @property
+    def channels(self) -> int:
+        """Of the feature vector, all parts together."""
+        return sum(self.parts)
 
-        Raises ValueError on too few frames or channels for the axes, features that are all the same, or widths that differ.
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """The feature references of a bundle, one for each precision in it, since rounding moves features too.
+
+    frames: sha256 of each frame that they were fitted on. chosen_on: in words. Raises ValueError.
+    """
+
+    frames: tuple[str, ...]
+    chosen_on: str
+    fp32: FeatureReference | None = None
+    int8: FeatureReference | None = None
+
+    def __post_init__(self) -> None:
+        if len({reference.channels for reference in (self.fp32, self.int8) if reference is not None}) != 1:
+            raise ValueError(
+                "feature reference: there is one at least, and those of both precisions have the same channels"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Of the feature vector."""
+        return next(reference.channels for reference in (self.fp32, self.int8) if reference is not None)
+
+    def at(self, precision: str) -> FeatureReference | None:
+        """The reference for "fp32" or "int8"; None where the bundle has no artifact of it."""
+        return {"fp32": self.fp32, "int8": self.int8}[precision]
+
+
+class FeatureDistance:
+    """Measures features by a reference."""
+
+    def __init__(self, reference: FeatureReference) -> None:
+        self._reference = reference
+        self._mean = np.asarray(reference.mean)
+        self._whitening = np.zeros((len(reference.mean), len(reference.mean)))
+        self._whitening[np.tril_indices(len(reference.mean))] = list(itertools.chain(*reference.whitening))
+
+    def of(self, feature: NDArray[np.float32]) -> float:
+        """Mahalanobis distance over the root of G, NaN for a feature that is not finite.
+
+        `feature` has C numbers in any shape. Raises ValueError for another count.
         """
-        if features.ndim != 2 or held_out.ndim != 2 or features.shape[1] != held_out.shape[1]:
-            raise ValueError(f"features are (N, C) and (M, C), not {features.shape} and {held_out.shape}")
-        if len(features) <= axes or not len(held_out):
-            raise ValueError(f"{len(features)} and {len(held_out)} frames are too few for {axes} axes and a limit")
-        grouped = _grouped(features)
-        if axes >= grouped.shape[1]:
-            raise ValueError(f"{axes} axes leave nothing of {grouped.shape[1]} groups of channels; take fewer")
-        mean, scale = grouped.mean(axis=0), grouped.std(axis=0)
-        if float(scale.max()) <= 0.0:
-            raise ValueError("the features are the same on every frame; take other frames or another tensor")
-        scale = np.maximum(scale, 1e-3 * scale.max())  # a channel that never speaks says nothing when it does a little
-        _, _, directions = np.linalg.svd((grouped - mean) / scale, full_matrices=False)
-        whole = cls(
-            features.shape[1],
-            _rounded(mean),
-            _rounded(scale),
-            tuple(_rounded(d) for d in directions[:axes]),
-            1.0,
-            chosen_on,
-        )
-        limit = float(np.quantile([whole.distance(feature) for feature in held_out], quantile))
-        return cls(whole.channels, whole.mean, whole.scale, whole.axes, float(f"{limit:.{_DIGITS}g}"), chosen_on)
-
-    def distance(self, feature: NDArray[np.float32]) -> float:
-        """Root mean square of what the axes leave, in units of scale; `feature` has C numbers in any shape. Raises ValueError."""
-        flat = feature.reshape(1, -1)
-        if flat.shape[1] != self.channels:
-            raise ValueError(f"a feature vector of {flat.shape[1]} channels, the reference is for {self.channels}")
-        offset = (_grouped(flat)[0] - np.asarray(self.mean)) / np.asarray(self.scale)
-        axes = np.asarray(self.axes).reshape(-1, len(self.mean))
-        rest = offset - axes.T @ (axes @ offset)
-        return float(np.sqrt(np.mean(rest**2)))
+        if feature.size != self._reference.channels:
+            raise ValueError(
+                f"a feature vector of {feature.size} channels, the reference is for {self._reference.channels}"
+            )
+        with np.errstate(invalid="ignore"):  # of an infinite feature
+            white = self._whitening @ (grouped(feature.reshape(1, -1), self._reference.parts)[0] - self._mean)
+            return float(np.sqrt(np.mean(white**2)))
 
     def familiar(self, feature: NDArray[np.float32]) -> bool:
         """Whether the frame is like those of calibration; NaN and infinity are not. Raises ValueError."""
-        return self.distance(feature) <= self.limit
-
-    def to_record(self) -> dict[str, Any]:
-        """JSON-able; `edge.decode.decode` and `from_record` read it back."""
-        return (
-            asdict(self)
-            | {name: list(getattr(self, name)) for name in ("mean", "scale")}
-            | {"axes": [list(axis) for axis in self.axes]}
-        )
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Self:
-        """Read what `to_record` gave. Raises ValueError."""
-        try:
-            axes = tuple(tuple(map(float, axis)) for axis in record["axes"])
-            mean, scale = (tuple(map(float, record[name])) for name in ("mean", "scale"))
-            return cls(int(record["channels"]), mean, scale, axes, float(record["limit"]), str(record["chosen_on"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"feature reference: cannot be read ({error})") from error
+        return self.of(feature) <= self._reference.limit
 
 
-def _grouped(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, C) as means of at most `GROUPS` groups of neighbouring channels, (N, G); the last group may be smaller."""
-    wide = -(-features.shape[1] // GROUPS)
-    starts = np.arange(0, features.shape[1], wide)
-    counts = np.diff(np.append(starts, features.shape[1]))
+def grouped(features: NDArray[np.float32], parts: Sequence[int]) -> NDArray[np.float64]:
+    """(N, C) as means of groups of neighbouring channels, (N, G): at most `GROUPS` for each part, the last may be smaller."""
+    starts = _starts(parts)
+    counts = np.diff([*starts, features.shape[1]])
     return np.asarray(np.add.reduceat(features.astype(np.float64), starts, axis=1) / counts)
 
 
-def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.{_DIGITS}g}") for value in values)
+def _starts(parts: Sequence[int]) -> list[int]:
+    """First channel of every group."""
+    starts: list[int] = []
+    first = 0
+    for channels in parts:
+        starts += range(first, first + channels, -(-channels // GROUPS))
+        first += channels
+    return starts

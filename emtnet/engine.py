@@ -12,11 +12,13 @@ from edge.interpretation import Interpretation
 from edge.manifest import OperatingPoint, OutputSpec
 from edge.predictor import Predictor
 from edge.presence import Presence
-from emtnet.network import ARCHITECTURES, INPUT_SIZE, EmtNet, ExportedEmtNet
+from emtnet.network import ARCHITECTURES, FEATURES, INPUT_SIZE, EmtNet, ExportedEmtNet
 
 LABELS: Final = ("benign", "malignant")
 POSITIVE: Final = "malignant"
 MALIGNANCY: Final = OutputSpec("malignancy", "class", "sigmoid", (1, 1))
+FEATURE_VECTOR: Final = OutputSpec("features", "features", "none", (1, sum(FEATURES)))
+_NAMES: Final = ("mask", MALIGNANCY.name, FEATURE_VECTOR.name)
 UNSET: Final = OperatingPoint(0.5, POSITIVE, "nothing: 0.5 by convention")
 """Of a network that nothing was fitted to."""
 
@@ -30,8 +32,8 @@ class TorchEngine:
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
         with torch.inference_mode():
-            mask, malignancy = self._network(torch.from_numpy(image)[None, None].to(self._device))
-        return {"mask": mask.cpu().numpy(), "malignancy": malignancy.cpu().numpy()}
+            outputs = self._network(torch.from_numpy(image)[None, None].to(self._device))
+        return {name: output.cpu().numpy() for name, output in zip(_NAMES, outputs, strict=True)}
 
     def close(self) -> None:
         """Nothing to release."""
@@ -62,4 +64,5 @@ def emtnet_interpretation(
         threshold=operating_point.at("fp32").threshold,
         temperature=operating_point.temperature,
         presence=None if presence is None else presence.at("fp32"),
+        features=FEATURE_VECTOR,
     )

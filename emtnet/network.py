@@ -136,17 +136,29 @@ ARCHITECTURES: Final = {
     "emtnet": Architecture(3, 2, 13, skips=(0, 2, 4, 10), decoder=(32, 64, 96, 128)),
     "emtnet-s": Architecture(6, 4, 11, skips=(0, 2, 4), decoder=(32, 64, 96)),
 }
+FEATURES_BLOCKS: Final = (0, 2, 3)
+"""The blocks whose outputs, averaged over the picture, tell a picture that is unlike those of calibration (`edge.ood`).
+
+They see texture at three scales. Chosen among the blocks with the networks that had not seen folds 1 and 2, on these folds and
+the lung clips; `benchmarks/scripts/guard.py` measures them.
+"""
+FEATURES: Final = tuple(_BLOCKS[block][0] for block in FEATURES_BLOCKS)
+"""Channels of the parts of `Outputs.features`."""
 _LESION_FEATURES: Final = 256
 _HALF_OPEN: Final = 3.0
 """What the gate's convolution gives where a lesion is as likely as not: the middle of ReLU6."""
 
 
 class Outputs(NamedTuple):
-    """Logits while training: mask (N, 1, H, W), malignancy (N, 1), gate (N, 1, h, w) at the decoder's first stage."""
+    """Logits: mask (N, 1, H, W), malignancy (N, 1), gate (N, 1, h, w) at the decoder's first stage, for training only.
+
+    features: (N, 448) float32, the means over the picture of what `FEATURES_BLOCKS` give; nothing is learned through them.
+    """
 
     mask: Tensor
     malignancy: Tensor
     gate: Tensor
+    features: Tensor
 
 
 class LesionHead(nn.Module):
@@ -202,10 +214,13 @@ class EmtNet(nn.Module):
     def forward(self, x: Tensor) -> Outputs:
         x = self.stem(x)
         skips: list[Tensor] = []
+        features: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.architecture.skips:
                 skips.append(x)
+            if index in FEATURES_BLOCKS:
+                features.append(x.detach().mean((2, 3)).float())
         malignancy = self.class_head(self.dropout(x.mean((2, 3))))
         gate = x.new_zeros(())
         for stage, block in enumerate(self.decoder):
@@ -213,20 +228,20 @@ class EmtNet(nn.Module):
             if stage == 0 and self.lesion_head is not None:
                 lesion, gate = self.lesion_head(x)
                 malignancy = malignancy + lesion
-        return Outputs(self.mask_head(x), malignancy, gate)
+        return Outputs(self.mask_head(x), malignancy, gate, torch.cat(features, 1))
 
 
 class ExportedEmtNet(nn.Module):
     """`EmtNet` as the artifacts take it: a uint8 frame in, the normalisation inside the graph.
 
-    Input: (1, 1, 224, 224) uint8 grey pixels. Output: mask and malignancy of `Outputs`.
+    Input: (1, 1, 224, 224) uint8 grey pixels. Output: mask, malignancy and features of `Outputs`.
     """
 
     def __init__(self, network: EmtNet) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = (image.to(torch.float32) - 128.0) / 128.0
         outputs = self.network(x)
-        return outputs.mask, outputs.malignancy
+        return outputs.mask, outputs.malignancy, outputs.features

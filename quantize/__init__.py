@@ -21,6 +21,7 @@ def export(
     out: Path | str,
     *,
     calibration: "CalibrationFrames | None" = None,
+    familiar: "CalibrationFrames | None" = None,
     description: Description | None = None,
     int8: bool = True,
     engines: Sequence[str] = (),
@@ -32,11 +33,13 @@ def export(
 
     model: an ONNX file or model of one image input, or an EMT-Net checkpoint (.safetensors). out: the bundle's folder; it
     appears whole or not at all. calibration: frames for the INT8 ranges, (H, W) uint8 each (`calibration.subset`); 300 phantoms
-    when None. description: how an ONNX network's input and outputs are to be read; what is not said is guessed where that is
-    safe, and listed in the manifest. int8: make INT8 artifacts beside the FP32 ones; a network that came with quantisers gives
-    INT8 ones only, with its own scales. engines: those asked for by name ("onnx", "openvino", "litert"), which must succeed;
-    with none named all are tried and what cannot be made is listed as missing, with the reason. precisions: what to keep in
-    the bundle. weight_range: "half" for x86 processors without VNNI. stage: called with a line for each step.
+    when None. familiar: frames for the guard's feature reference, as many and as they come; those of `calibration` when None,
+    and none of phantoms. description: how an ONNX network's input and outputs are to
+    be read; what is not said is guessed where that is safe, and listed in the manifest. int8: make INT8 artifacts beside the FP32
+    ones; a network that came with quantisers gives INT8 ones only, with its own scales. engines: those asked for by name ("onnx",
+    "openvino", "litert"), which must succeed; with none named all are tried and what cannot be made is listed as missing, with
+    the reason. precisions: what to keep in the bundle. weight_range: "half" for x86 processors without VNNI. stage: called with
+    a line for each step.
 
     Raises ConversionError when the network cannot be converted, CalibrationError with too few frames, DataError for a file that
     cannot be read, BundleError and SinkError when `out` cannot be written, ValueError for an unknown engine or precision.
@@ -53,6 +56,7 @@ def export(
         network,
         Path(out),
         calibration=phantom_frames(count=DEFAULT_COUNT if int8 else 16) if calibration is None else calibration,
+        familiar=familiar,
         int8=int8,
         engines=engines,
         precisions=precisions,

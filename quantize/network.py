@@ -16,7 +16,7 @@ class Network:
 
     model: one uint8 input (1, 1, H, W). quantised: it came with quantisers, which stay as they are. presence: None where any
     pixel of the mask is a lesion. guesses: what was not said and had to be assumed, for the user to read. channels_last: the
-    original took (N, H, W, C). turned: outputs that it gave so.
+    original took (N, H, W, C). turned: outputs that it gave so. feature_parts: channels of each part of the features output.
     """
 
     name: str
@@ -32,3 +32,4 @@ class Network:
     training: Training = _UNKNOWN
     channels_last: bool = False
     turned: tuple[str, ...] = ()
+    feature_parts: tuple[int, ...] = ()

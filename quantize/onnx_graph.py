@@ -24,7 +24,7 @@ OLDEST_OPSET: Final = 13
 """Quantisers have one scale a channel from here on; older graphs are converted to `OPSET`."""
 _OPSET_OF_ONE_RESIZE: Final = 10
 INPUT_NAME: Final = "image"
-OUTPUT_NAMES: Final = ("mask", "malignancy")
+OUTPUT_NAMES: Final = ("mask", "malignancy", "features")
 LARGEST_SIDE: Final = 1 << 16
 TORCH_TOLERANCE: Final = 1e-4
 
@@ -202,11 +202,17 @@ def _note_type(graph: OnnxGraph, value: onnx.ValueInfoProto) -> None:
     graph.shapes[name] = tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
-def export_torch(network: torch.nn.Module, size: tuple[int, int], frames: Sequence[GreyImage]) -> onnx.ModelProto:
-    """Export a network of one (1, 1, height, width) uint8 image and two outputs to ONNX and check it against PyTorch.
+def export_torch(
+    network: torch.nn.Module,
+    size: tuple[int, int],
+    frames: Sequence[GreyImage],
+    *,
+    names: Sequence[str] = OUTPUT_NAMES,
+) -> onnx.ModelProto:
+    """Export a network of one (1, 1, height, width) uint8 image to ONNX and check it against PyTorch.
 
-    frames: preprocessed images for the check. Raises ConversionError when an output differs by more than 1e-4 of its
-    largest magnitude (at least 1).
+    frames: preprocessed images for the check. names: of its outputs. Raises ConversionError when an output differs by more
+    than 1e-4 of its largest magnitude (at least 1).
     """
     example = torch.zeros(1, 1, *size, dtype=torch.uint8)
     with _quiet_exporter():
@@ -215,7 +221,7 @@ def export_torch(network: torch.nn.Module, size: tuple[int, int], frames: Sequen
             (example,),
             dynamo=True,
             input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES),
+            output_names=list(names),
             opset_version=OPSET,
             verbose=False,
         )
@@ -233,12 +239,11 @@ def export_torch(network: torch.nn.Module, size: tuple[int, int], frames: Sequen
 def check_against_torch(model: onnx.ModelProto, network: torch.nn.Module, frames: Sequence[GreyImage]) -> None:
     """Compare ONNX Runtime with PyTorch on `frames`. Raises ConversionError beyond 1e-4."""
     session = plain_session(model)
+    names = [output.name for output in model.graph.output]
     for image in frames:
         with torch.inference_mode():
             expected = network(torch.from_numpy(image)[None, None])
-        for name, wanted, got in zip(
-            OUTPUT_NAMES, expected, session.run(None, {INPUT_NAME: image[None, None]}), strict=True
-        ):
+        for name, wanted, got in zip(names, expected, session.run(None, {INPUT_NAME: image[None, None]}), strict=True):
             reference = wanted.numpy()
             error = float(np.abs(got - reference).max()) / max(1.0, float(np.abs(reference).max()))
             if not error <= TORCH_TOLERANCE:

@@ -1,24 +1,27 @@
 """The pipeline: checkpoint or ONNX → QDQ ONNX → OpenVINO IR and TFLite → bundle. Read this first."""
 
 import hashlib
-import platform
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import onnx
 
+from calibration.familiarity import fit_reference
 from calibration.subset import CalibrationFrames
 from edge.bundle import Bundle, describe_file, new_bundle, write_manifest
-from edge.errors import ConversionError, DataError, MissingDependencyError, require
+from edge.errors import CalibrationError, ConversionError, DataError, MissingDependencyError, require
 from edge.frame import GreyImage
-from edge.manifest import PRECISIONS, SCHEMA, Artifact, Calibration, InputSpec, Manifest, Missing, Training
+from edge.manifest import PHANTOM, PRECISIONS, SCHEMA, Artifact, Calibration, InputSpec, Manifest, Missing, Training
+from edge.ood import Familiarity
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
-from emtnet.engine import LABELS, MALIGNANCY, mask_output
-from emtnet.network import INPUT_SIZE, ExportedEmtNet
+from edge.versions import versions
+from emtnet.engine import FEATURE_VECTOR, LABELS, MALIGNANCY, mask_output
+from emtnet.network import FEATURES, INPUT_SIZE, ExportedEmtNet
 from emtnet.weights import load_checkpoint
+from quantize.answers import answers_of, features_of
 from quantize.description import Description
 from quantize.head_bias import match_score_means
 from quantize.network import Network
@@ -30,6 +33,17 @@ from quantize.qdq import complete, store_as_uint8
 from quantize.thresholds import with_int8_thresholds
 from quantize.verify import verified
 
+PACKAGES: Final = (
+    "edgekit-ultrasound",
+    "torch",
+    "onnx",
+    "nncf",
+    "onnxruntime",
+    "openvino",
+    "ai-edge-litert",
+    "numpy",
+)
+"""Whose versions a manifest keeps: they make the artifacts."""
 ENGINES: Final = ("onnx", "openvino", "litert")
 _CHECKED_FRAMES: Final = 3
 _SIZE: Final = (INPUT_SIZE, INPUT_SIZE)
@@ -65,11 +79,12 @@ def _read_checkpoint(checkpoint: Path) -> Network:
         model=export_torch(ExportedEmtNet(weights), _SIZE, _phantoms(_SIZE, "stretch")),
         quantised=False,
         input=InputSpec(INPUT_NAME, *_SIZE, channels=1, offset=(128.0,), scale=(128.0,), resize="stretch"),
-        outputs=(mask_output(info.network), MALIGNANCY),
+        outputs=(mask_output(info.network), MALIGNANCY, FEATURE_VECTOR),
         labels=LABELS,
         operating_point=info.operating_point,
         presence=info.presence,
         training=Training(info.data, info.trained_on, info.tuned_on),
+        feature_parts=FEATURES,
     )
 
 
@@ -82,6 +97,7 @@ def export_network(
     out: Path,
     *,
     calibration: CalibrationFrames,
+    familiar: CalibrationFrames | None = None,
     int8: bool,
     engines: Sequence[str] = (),
     precisions: Sequence[str] = ("fp32", "int8"),
@@ -111,16 +127,45 @@ def export_network(
             artifacts=artifacts,
             missing=missing,
             drift=None,
-            versions=versions(),
+            versions=versions(PACKAGES),
             calibration=_calibration(calibration) if calibrated else None,
             guesses=network.guesses,
             training=network.training,
         )
-        if calibrated and (network.operating_point or network.presence):
+        if "int8" in models and not network.quantised and (network.operating_point or network.presence):
             stage("INT8 thresholds")
-            manifest = with_int8_thresholds(manifest, network.model, models["int8"], images)
-        write_manifest(folder, manifest)
+            how = manifest.interpretation()
+            answers = (answers_of(model, how, images) for model in (network.model, models["int8"]))
+            manifest = with_int8_thresholds(manifest, *answers)
+        write_manifest(folder, _with_reference(manifest, network, models, familiar or calibration, stage))
     return Bundle.open(out)
+
+
+def _with_reference(
+    manifest: Manifest, network: Network, models: dict[str, onnx.ModelProto], frames: CalibrationFrames, stage: Stage
+) -> Manifest:
+    """The manifest with a feature reference for each precision, or as it is where the frames do not give one.
+
+    There is no reference to phantoms: every real picture would be unlike them.
+    """
+    spec = manifest.features_output
+    if spec is None or frames.source == PHANTOM:
+        return manifest
+    count = len(frames.frames)
+    stage(f"feature reference of {count} frames")
+    images = [preprocess(frame, network.input.size, resize=network.input.resize) for frame in frames.frames]
+    try:
+        references = {
+            precision: fit_reference(
+                features_of(model, spec.name, images), parts=network.feature_parts, groups=frames.groups
+            )
+            for precision, model in models.items()
+        }
+    except CalibrationError as error:
+        stage(f"no feature reference: {error}")
+        return manifest
+    known = Familiarity(frames.sha256, f"{count} frames of {frames.source}, cross-fitted", **references)
+    return replace(manifest, features=known)
 
 
 def _models(
@@ -208,23 +253,3 @@ _WRITERS: Final[dict[str, Callable[[onnx.ModelProto, Path], Iterable[Path]]]] = 
 def _calibration(frames: CalibrationFrames) -> Calibration:
     whole = hashlib.sha256("".join(frames.sha256).encode()).hexdigest()
     return Calibration(frames.source, len(frames.frames), frames.sha256, whole)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make artifacts."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "edgekit-ultrasound",
-        "torch",
-        "onnx",
-        "nncf",
-        "onnxruntime",
-        "openvino",
-        "ai-edge-litert",
-        "numpy",
-    ):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

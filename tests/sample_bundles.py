@@ -20,6 +20,7 @@ from edge.manifest import (
     OutputSpec,
     Training,
 )
+from edge.ood import Familiarity, FeatureReference
 from edge.presence import Presence
 
 FILES = {
@@ -37,6 +38,7 @@ ARTIFACTS = {  # worst first: nothing may depend on the order in the manifest
     ("openvino", "fp32"): ("fp32.xml",),
     ("openvino", "int8"): ("int8.xml", "int8.bin"),
 }
+WHITENING = ((1.0,), (0.5, 2.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0))
 PACKAGES = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 
 
@@ -53,7 +55,8 @@ def manifest_of(folder: Path) -> Manifest:
         outputs=(
             OutputSpec("mask", "mask", "softmax", (1, 2, 128, 96)),
             OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
-            OutputSpec("features", "other", "none", (1, 64, 8, 6)),
+            OutputSpec("other", "other", "none", (1, 64, 8, 6)),
+            OutputSpec("features", "features", "none", (1, 4)),
         ),
         labels=("benign", "malignant"),
         operating_point=OperatingPoint(0.37, "malignant", "BUS-BRA fold 1 – sensitivity ≥ 0.941", 1.7, 0.41),
@@ -75,6 +78,12 @@ def manifest_of(folder: Path) -> Manifest:
         versions={"edgekit": "0.1.0"},
         calibration=Calibration("BUSI", 2, ("aa", "bb"), "ff"),
         training=Training(("BUS-BRA (CC BY 4.0)",), ("cc",), ("dd",)),
+        features=Familiarity(
+            ("ee",),
+            "BUSI fold 1",
+            fp32=FeatureReference((1, 3), (0.1, 0.2, 0.3, 0.4), WHITENING, 1.5),
+            int8=FeatureReference((4,), (0.2, 0.2, 0.3, 0.4), WHITENING, 1.4),
+        ),
     )
 
 

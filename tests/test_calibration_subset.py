@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.dataset import Case, Dataset, Label
-from calibration.subset import calibration_frames, phantom_frames, stratified
+from calibration.subset import calibration_frames, every_frame, phantom_frames, stratified
 from edge.errors import CalibrationError, DataError
 from edge.frame import fingerprint, read_image
 from edge.phantom import phantom_case
@@ -87,6 +87,14 @@ def test_all_frames_in_order_when_there_are_fewer(small_dataset: Path) -> None:
     assert calibration_frames(dataset).sha256 == dataset.fingerprints()
 
 
+def test_every_frame_is_each_once_with_its_patient(small_dataset: Path) -> None:
+    dataset = Dataset.open([small_dataset])
+    chosen = every_frame(dataset)
+    assert chosen.sha256 == dataset.fingerprints()
+    assert chosen.groups == tuple(case.subject for case in dataset)
+    assert chosen.source == "Phantom"
+
+
 def test_a_source_without_name_is_called_after_its_folder(small_dataset: Path) -> None:
     image = small_dataset / "images/0.png"
     assert calibration_frames(Dataset((Case(image, "0.png"),))).source == "images"
@@ -103,6 +111,8 @@ def test_progress_sees_every_case(small_dataset: Path) -> None:
     dataset = Dataset.open([small_dataset], folds=(1, 2))
     calibration_frames(dataset, count=2, progress=progress)
     assert seen == [case.name for case in dataset]
+    every_frame(dataset, progress=progress)
+    assert seen == 2 * [case.name for case in dataset]
 
 
 def test_nothing_to_choose_from_is_refused() -> None:

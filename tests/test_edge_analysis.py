@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.analysis import FEATURES, Analysis, FrameAnalyser
+from calibration.familiarity import fit_reference
+from edge.analysis import Analysis, FrameAnalyser
 from edge.capture import Frame
 from edge.errors import DataError, EngineError, SourceError
 from edge.frame import GreyImage
 from edge.guard import Guard
-from edge.ood import FeatureReference
+from edge.manifest import OutputSpec
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
 from edge.preprocess import Box
@@ -20,6 +21,7 @@ from edge.roi import Mode
 from edge.sources import Picture
 from emtnet.engine import UNSET, emtnet_interpretation
 
+EMBEDDING = OutputSpec("embedding", "features", "none", (1, 12))
 INSIDE = Box(40, 60, 200, 240)
 TISSUE = phantom_case(3, size=(200, 240)).pixels
 
@@ -27,7 +29,7 @@ TISSUE = phantom_case(3, size=(200, 240)).pixels
 class Outliner:
     """An engine that finds a lesion in the middle of whatever it sees."""
 
-    def __init__(self, features: float | None = None) -> None:
+    def __init__(self, features: NDArray[np.float32] | None = None) -> None:
         self.features, self.seen, self.closed = features, 0, False
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
@@ -37,7 +39,7 @@ class Outliner:
         mask[..., 40:72, 30:60] = 6.0
         outputs = {"mask": mask, "malignancy": np.full((1, 1), 2.0, np.float32)}
         if self.features is not None:
-            outputs[FEATURES] = np.full((1, 4), self.features, np.float32)
+            outputs[EMBEDDING.name] = self.features
         return outputs
 
     def close(self) -> None:
@@ -45,7 +47,9 @@ class Outliner:
 
 
 def analyser(engine: Outliner | None = None, *, roi: Mode = INSIDE, guard: Guard | None = None) -> FrameAnalyser:
-    return FrameAnalyser(Predictor(engine or Outliner(), emtnet_interpretation("emtnet", UNSET)), roi=roi, guard=guard)
+    engine = engine or Outliner()
+    how = replace(emtnet_interpretation("emtnet", UNSET), features=None if engine.features is None else EMBEDDING)
+    return FrameAnalyser(Predictor(engine, how), roi=roi, guard=guard)
 
 
 def screen(index: int, *, colour: bool = False, still: bool = False) -> NDArray[np.uint8]:
@@ -133,19 +137,34 @@ def test_a_source_that_was_opened_again_begins_afresh() -> None:
     assert second.finding.lesions[0].track == 2
 
 
+def drawn(count: int, seed: int = 0, *, spread: float = 1.0) -> NDArray[np.float32]:
+    return np.asarray(np.random.default_rng(seed).normal(0.0, spread, (count, 12)), np.float32)
+
+
 def test_a_frame_far_from_the_calibration_is_rejected_after_the_network() -> None:
-    rng = np.random.default_rng(0)
-    usual = rng.normal(0.0, 1.0, (50, 4)).astype(np.float32)
-    guard = Guard(reference=FeatureReference.fit(usual, usual, chosen_on="noise", axes=1))
-    assert analyser(Outliner(0.1), guard=guard).analyse(frame(0, screen(0))).finding is not None
-    far = analyser(Outliner(np.nan_to_num(1e3)), guard=guard)
-    features = {FEATURES: np.array([[1e3, -1e3, 1e3, -1e3]], np.float32)}
-    infer = far._predictor.engine.infer
-    far._predictor.engine.infer = lambda image: {**infer(image), **features}  # type: ignore[method-assign]
-    found = far.analyse(frame(0, screen(0)))
+    """By the output that the manifest calls features, whatever its name."""
+    guard = Guard(reference=fit_reference(drawn(60)))
+    assert analyser(Outliner(drawn(1)), guard=guard).analyse(frame(0, screen(0))).finding is not None
+    far = Outliner(drawn(1, spread=1e3))
+    found = analyser(far, guard=guard).analyse(frame(0, screen(0)))
     assert "unfamiliar" in found.reason
     assert found.finding is None
     assert found.inferred_ns is not None
+    assert analyser(far).analyse(frame(0, screen(0))).finding is not None, "rejected without a guard"
+    assert analyser(far, guard=Guard()).analyse(frame(0, screen(0))).finding is not None, "rejected without a reference"
+
+
+def test_features_that_are_no_numbers_are_rejected_like_unfamiliar_ones() -> None:
+    guard = Guard(reference=fit_reference(drawn(60)))
+    found = analyser(Outliner(np.full((1, 12), np.nan, np.float32)), guard=guard).analyse(frame(0, screen(0)))
+    assert "unfamiliar" in found.reason
+
+
+@pytest.mark.parametrize("features", [drawn(1)[:, :5], drawn(2)])
+def test_features_of_another_shape_than_the_manifests_are_the_engines_error(features: NDArray[np.float32]) -> None:
+    guard = Guard(reference=fit_reference(drawn(60)))
+    with pytest.raises(EngineError, match="output 'embedding' has shape"):
+        analyser(Outliner(features), guard=guard).analyse(frame(0, screen(0)))
 
 
 @pytest.mark.parametrize("guard", [None, Guard()])

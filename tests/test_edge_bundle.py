@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from sample_bundles import ARTIFACTS, FILES, PACKAGES, Edit, bundle, edit, manifest_of, tree
 
-from edge.bundle import BUILTIN, Bundle, new_bundle, record_drift, write_manifest
+from edge.bundle import Bundle, new_bundle, record_drift, write_manifest
 from edge.errors import BundleError, EdgekitError, IntegrityError, SinkError
 from edge.manifest import (
     MANIFEST,
     Calibration,
     Training,
 )
-from emtnet.engine import emtnet_interpretation
 
 __all__ = ["bundle", "edit"]  # the fixtures
 
@@ -64,10 +63,11 @@ def test_forbidden_frames_name_their_gravest_use(bundle: Bundle) -> None:
         "bb": "calibrated on",
         "cc": "trained on",
         "dd": "tuned on",
+        "ee": "calibrated on",
     }
     calibration = Calibration("BUSI", 3, ("calibrated", "tuned", "trained"), "ff")
     training = Training((), ("trained",), ("tuned", "trained"))
-    manifest = replace(bundle.manifest, calibration=calibration, training=training)
+    manifest = replace(bundle.manifest, calibration=calibration, training=training, features=None)
     assert manifest.forbidden_frames() == {name: f"{name} on" for name in ("calibrated", "tuned", "trained")}
 
 
@@ -154,16 +154,6 @@ def test_a_missing_file_is_named(bundle: Bundle) -> None:
     (bundle.path / "int8.bin").unlink()
     with pytest.raises(IntegrityError, match=r"int8\.bin: cannot be read .*No such file.*copy the bundle again"):
         bundle.verified_paths(bundle.choose())
-
-
-def test_the_built_in_bundle_is_emt_net(bundle: Bundle) -> None:
-    manifest = Bundle.open(BUILTIN["emtnet"]).manifest
-    assert manifest.operating_point is not None
-    wanted = emtnet_interpretation(manifest.network, manifest.operating_point, manifest.presence)
-    assert manifest.interpretation() == wanted
-    assert (manifest.input.channels, manifest.input.offset, manifest.input.scale) == (1, (128.0,), (128.0,))
-    counted = {(a.engine, a.precision): a.int8_convolutions for a in manifest.artifacts}
-    assert counted == {("onnx", "int8"): None, ("openvino", "int8"): None, ("litert", "int8"): (43, 45)}
 
 
 # Writing

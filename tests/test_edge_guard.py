@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.faults import STILL_FAULTS, air, frozen, live, marked, saturated
+from calibration.familiarity import fit_reference
 from edge.frame import GreyImage, to_grey
 from edge.guard import Guard, GuardKind, GuardLimits, Verdict
-from edge.ood import FeatureReference
 from edge.phantom import phantom_case
 from edge.preprocess import Box
 from edge.roi import Roi
@@ -124,12 +124,15 @@ def test_nothing_is_judged_before_the_region_is_known(still: GreyImage) -> None:
 def test_features_far_from_calibration_are_unfamiliar(still: GreyImage) -> None:
     rng = np.random.default_rng(0)
     usual = rng.normal(1.0, 0.1, (60, 8)).astype(np.float32)
-    guard = Guard(reference=FeatureReference.fit(usual, usual, chosen_on="drawn", axes=2))
+    guard = Guard(reference=fit_reference(usual))
     near, far = usual[:1], usual[:1] + np.array([[3, -3, 3, -3, 3, -3, 3, -3]], np.float32)
     assert guard.check(still, None, whole(still), near, 0).kind is GuardKind.SOUND
     assert guard.check(still, None, whole(still), far, 1).kind is GuardKind.UNFAMILIAR
     assert guard.familiar(far).reason.startswith("unfamiliar")
+    assert guard.familiar(np.full((1, 8), np.nan, np.float32)).kind is GuardKind.UNFAMILIAR
     assert Guard().familiar(far) == Verdict()
+    with pytest.raises(ValueError, match="12 channels, the reference is for 8"):
+        guard.familiar(np.ones((1, 12), np.float32))
 
 
 def test_pixels_that_are_not_the_regions_are_refused(still: GreyImage) -> None:

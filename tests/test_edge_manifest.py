@@ -139,6 +139,17 @@ def test_an_older_schema_asks_for_a_new_export_before_anything_else(edit: Edit) 
         (("training", "trained_on"), "cc"),  # a string would forbid its letters, not the frame
         (("training", "trained_on"), None),
         (("training", "tuned_on"), [1]),
+        (("features",), [0.1]),
+        (("features", "frames"), "ee"),
+        (("features", "chosen_on"), None),
+        (("features", "int8"), [0.1]),
+        (("features", "fp32", "parts"), 4),
+        (("features", "fp32", "parts"), [4.5]),
+        (("features", "fp32", "mean"), 0.1),
+        (("features", "fp32", "mean"), [0.1, "0.2", 0.3, 0.4]),
+        (("features", "fp32", "whitening"), [1.0, 1.0, 1.0, 1.0]),
+        (("features", "fp32", "whitening", 0), [None]),
+        (("features", "fp32", "limit"), None),
     ],
 )
 def test_a_value_of_another_type_is_refused(edit: Edit, place: tuple[Any, ...], value: Any) -> None:
@@ -163,6 +174,12 @@ def test_what_may_be_null_may_be_null(edit: Edit) -> None:
     assert manifest.presence is not None
     assert (manifest.operating_point.int8_threshold, manifest.presence.int8_threshold) == (None, None)
     assert Bundle.open(edit(lambda raw: raw.update(presence=None))).manifest.presence is None
+    edit(lambda raw: raw["features"].update(int8=None))
+    features = Bundle.open(path).manifest.features
+    assert features is not None
+    assert features.at("int8") is None
+    assert features.at("fp32") is not None
+    assert Bundle.open(edit(lambda raw: raw.update(features=None))).manifest.features is None
 
 
 @pytest.mark.parametrize("record", ["operating_point", "presence"])
@@ -195,7 +212,48 @@ INPUT = InputSpec("image", 8, 8, 1, (128.0,), (128.0,), "stretch")
 MASK = OutputSpec("mask", "mask", "sigmoid", (1, 1, 8, 8))
 CLASSES = OutputSpec("classes", "class", "softmax", (1, 3))
 SCORE = OutputSpec("score", "class", "sigmoid", (1, 1))
-OTHER = OutputSpec("features", "other", "none", (1, 64))
+OTHER = OutputSpec("other", "other", "none", (1, 64))
+FEATURES = OutputSpec("embedding", "features", "none", (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": [5]}, "5 channels are 5 groups"),
+        ({"parts": []}, r"parts of \(\) channels"),
+        ({"parts": [4, 0]}, r"parts of \(4, 0\) channels"),
+        ({"mean": [0.1]}, "4 channels are 4 groups"),
+        ({"whitening": [[1.0]]}, "4 channels are 4 groups"),
+        ({"whitening": [[1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]}, "4 channels are 4 groups"),
+        ({"limit": 0.0}, "the limit and the diagonal"),
+        ({"limit": float("nan")}, "every number is finite"),
+        ({"mean": [0.1, 0.2, 0.3, float("nan")]}, "every number is finite"),
+        (
+            {"whitening": [[1.0], [0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]},
+            "diagonal of the whitening are above 0",
+        ),
+        (
+            {"parts": [3], "mean": [0.1] * 3, "whitening": [[1.0], [0.0, 1.0], [0.0, 0.0, 1.0]]},
+            "have the same channels",
+        ),
+    ],
+)
+def test_a_feature_reference_that_measures_nothing_is_refused(change: dict[str, Any], message: str, edit: Edit) -> None:
+    with pytest.raises(BundleError, match=rf"manifest\.json: feature reference: .*{message}"):
+        Bundle.open(edit(lambda raw: raw["features"]["fp32"].update(change)))
+
+
+def test_a_feature_reference_of_no_precision_is_refused(edit: Edit) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: feature reference: there is one at least"):
+        Bundle.open(edit(lambda raw: raw["features"].update(fp32=None, int8=None)))
+
+
+def test_each_precision_has_its_feature_reference(bundle: Bundle) -> None:
+    features = bundle.manifest.features
+    assert features is not None
+    assert (features.at("fp32"), features.at("int8")) == (features.fp32, features.int8)
+    assert features.fp32 != features.int8
+    assert bundle.manifest.forbidden_frames()["ee"] == "calibrated on"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +288,7 @@ def test_an_input_that_is_no_image_is_refused(change: dict[str, Any], message: s
         ("class", "none", (1, 1)),
         ("class", "sigmoid", (1, 3)),
         ("class", "softmax", (1, 2)),
+        ("features", "none", (1, 256)),
         ("other", "none", ()),
         ("other", "none", (3, 4, 5)),
     ],
@@ -251,6 +310,11 @@ def test_outputs_that_make_sense(kind: Kind, activation: Activation, shape: tupl
         ("class", "sigmoid", (1,), r"a class output has the shape \(1, K\)"),
         ("class", "sigmoid", (8, 1), "a class output has the shape"),
         ("class", "sigmoid", (1, 1, 1, 1), "a class output has the shape"),
+        ("features", "none", (1, 4, 8, 8), r"a features output has the shape \(1, C\)"),
+        ("features", "none", (2, 4), "a features output has the shape"),
+        ("features", "none", (4,), "a features output has the shape"),
+        ("features", "none", (1, 0), "at least one value"),
+        ("features", "softmax", (1, 4), "of kind features is no probability and has activation none"),
         ("other", "sigmoid", (1, 4), "activation none"),
     ],
 )
@@ -268,7 +332,14 @@ def test_outputs_that_make_none(kind: Any, activation: Any, shape: tuple[int, ..
         ({"outputs": (MASK, MASK)}, "names are unique"),
         ({"outputs": (MASK, replace(OTHER, name="mask"))}, "names are unique"),
         ({"outputs": (MASK, replace(MASK, name="second"))}, "one at most is the mask"),
-        ({"outputs": (SCORE, CLASSES)}, "one at most is the mask, one the class"),
+        ({"outputs": (SCORE, CLASSES)}, "one at most is the mask, one the class, one the features"),
+        ({"outputs": (MASK, SCORE, FEATURES, replace(FEATURES, name="second"))}, "one at most .* one the features"),
+        ({"outputs": (MASK, SCORE)}, "a feature reference needs a features output"),
+        ({"outputs": (MASK, SCORE, replace(FEATURES, kind="other"))}, "a feature reference needs a features output"),
+        (
+            {"outputs": (MASK, SCORE, replace(FEATURES, shape=(1, 256)))},
+            "output 'embedding' has 256 channels, its feature reference 4",
+        ),
         ({"outputs": (SCORE,), "labels": ()}, "needs 2 different labels, not none"),
         ({"outputs": (SCORE,), "labels": ("", "malignant")}, "needs 2 different labels"),
         ({"outputs": (SCORE,), "labels": ("malignant",)}, "needs 2 different labels, not malignant"),
@@ -290,6 +361,8 @@ def test_outputs_that_make_none(kind: Any, activation: Any, shape: tuple[int, ..
 def test_a_manifest_whose_parts_contradict_each_other_is_refused(
     change: dict[str, Any], message: str, bundle: Bundle, edit: Edit
 ) -> None:
+    if "feature reference" not in message:
+        change = {"features": None} | change
     with pytest.raises(ValueError, match=message):
         replace(bundle.manifest, **change)
     values = {
@@ -334,6 +407,7 @@ def test_a_manifest_says_how_its_outputs_are_read(bundle: Bundle) -> None:
     assert (how.mask.name, how.classes.name) == ("mask", "malignancy")
     assert (how.labels, how.positive, how.threshold) == (("benign", "malignant"), "malignant", 0.37)
     assert how.temperature == 1.7
+    assert how.features == bundle.manifest.features_output == OutputSpec("features", "features", "none", (1, 4))
 
 
 @pytest.mark.parametrize(("precision", "threshold", "presence"), [("fp32", 0.37, 0.25), ("int8", 0.41, 0.21)])
@@ -348,15 +422,17 @@ def test_a_manifest_is_read_for_the_precision_that_runs(
 
 
 def test_a_mask_or_a_class_alone_can_be_read(bundle: Bundle) -> None:
-    mask = replace(bundle.manifest, outputs=(OTHER, MASK), labels=(), operating_point=None).interpretation()
+    plain = replace(bundle.manifest, features=None)
+    mask = replace(plain, outputs=(OTHER, MASK), labels=(), operating_point=None).interpretation()
     assert (mask.mask, mask.classes, mask.positive, mask.threshold) == (MASK, None, None, None)
     assert mask.presence is not None
-    score = replace(bundle.manifest, outputs=(OTHER, SCORE), presence=None).interpretation()
+    score = replace(plain, outputs=(OTHER, SCORE), presence=None).interpretation()
+    assert score.features is None
     assert (score.mask, score.classes, score.threshold) == (None, SCORE, 0.37)
 
 
-def test_a_network_of_other_outputs_is_a_bundle_that_cannot_predict(bundle: Bundle) -> None:
-    manifest = replace(bundle.manifest, outputs=(OTHER,), labels=(), operating_point=None, presence=None)
+def test_a_network_without_mask_and_class_is_a_bundle_that_cannot_predict(bundle: Bundle) -> None:
+    manifest = replace(bundle.manifest, outputs=(OTHER, FEATURES), labels=(), operating_point=None, presence=None)
     write_manifest(bundle.path, manifest)
     assert not Bundle.open(bundle.path).manifest.predicts
     with pytest.raises(BundleError, match=r"EMT-Net: edgekit predict needs to know .*--mask-output or --class-output"):

@@ -89,6 +89,7 @@ def test_evaluate_json_has_the_fixed_fields(bundle: Path, edgekit: Run, small_da
     assert {
         "auc",
         "accuracy",
+        "accuracy_at_half",
         "sensitivity",
         "specificity",
         "specificity_at_sensitivity_0.941",
@@ -310,7 +311,7 @@ def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Run, shared: Pat
     arguments = ("evaluate", SHIPPED["emtnet"], "--data", shared / "data" / "busi", "--folds", "4")
     code, _, err = edgekit(*arguments)
     assert code == 1
-    assert "tuned on" in one_line(err)
+    assert "trained on" in one_line(err)
 
 
 @pytest.mark.parametrize("device", ["gpu", "npu"])

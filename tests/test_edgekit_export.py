@@ -14,6 +14,7 @@ from foreign_networks import SIDE, Constants, array, model_of
 from onnx import helper
 from test_edgekit_cli import Run, edgekit, one_line
 
+from calibration.familiarity import MIN_FRAMES
 from edge.bundle import Bundle
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
@@ -77,6 +78,33 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "
 
 
 Exported = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+
+def test_a_network_without_features_is_told_to_leave_the_guard_without_a_reference(exported: Exported) -> None:
+    assert "the network has no features output, so the guard does not know unfamiliar pictures" in exported[1].stderr
+
+
+def test_an_emt_net_says_whether_its_bundle_has_a_reference(edgekit: Run, tmp_path: Path) -> None:
+    clinic = tmp_path / "clinic"
+    clinic.mkdir()
+    for seed in range(MIN_FRAMES):
+        cv2.imwrite(str(clinic / f"{seed}.png"), phantom_case(seed, size=(64, 80)).pixels)
+    arguments = ("export", "--engine", "onnx", "-o", tmp_path / "made")
+    code, out, err = edgekit(*arguments, "--calibration", clinic)
+    assert code == 0, err
+    assert f"feature reference of {MIN_FRAMES} frames of clinic" in out.replace("\n", " ")
+    assert "without --int8 the calibration frames only give the feature reference" in err
+    assert Bundle.open(tmp_path / "made").manifest.features is not None
+    assert Bundle.open(tmp_path / "made").manifest.calibration is None
+    (clinic / "0.png").unlink()
+    code, out, err = edgekit(*arguments, "--calibration", clinic)
+    assert code == 0, err
+    assert f"no feature reference: {MIN_FRAMES - 1} frames are too few" in err
+    assert "no feature reference, for the reason above" in err
+    assert "feature reference of" not in out
+    code, _, err = edgekit(*arguments)
+    assert code == 0, err
+    assert "no feature reference without --calibration DIR" in err
 
 
 # The command.

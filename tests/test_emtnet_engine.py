@@ -8,7 +8,7 @@ from edge.frame import GreyImage
 from edge.manifest import OperatingPoint
 from edge.preprocess import preprocess, sigmoid
 from edge.presence import Presence
-from emtnet.engine import TorchEngine, emtnet_interpretation, mask_output, torch_predictor
+from emtnet.engine import FEATURE_VECTOR, TorchEngine, emtnet_interpretation, mask_output, torch_predictor
 from emtnet.network import ARCHITECTURES, EmtNet
 
 POINT = OperatingPoint(0.3, "malignant", "nothing", 2.0, 0.6)
@@ -34,11 +34,13 @@ def test_the_engine_gives_the_networks_own_outputs(network: EmtNet, phantoms: li
     outputs = TorchEngine(network).infer(image)
     assert not network.training
     with torch.inference_mode():
-        mask, malignancy, _ = network((torch.from_numpy(image)[None, None].float() - 128) / 128)
-    assert outputs.keys() == {"mask", "malignancy"}
+        mask, malignancy, _, features = network((torch.from_numpy(image)[None, None].float() - 128) / 128)
+    assert outputs.keys() == {"mask", "malignancy", "features"}
     assert outputs["mask"].shape == mask_output(network.name).shape
     np.testing.assert_array_equal(outputs["mask"], mask.numpy())
     np.testing.assert_array_equal(outputs["malignancy"], malignancy.numpy())
+    np.testing.assert_array_equal(outputs["features"], features.numpy())
+    assert outputs["features"].shape == FEATURE_VECTOR.shape
 
 
 def test_the_predictor_takes_frames_of_any_size(network: EmtNet, phantoms: list[GreyImage]) -> None:

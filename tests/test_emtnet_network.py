@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emtnet.network import ARCHITECTURES, INPUT_SIZE, EmtNet, ExportedEmtNet, Outputs
+from emtnet.network import ARCHITECTURES, FEATURES, FEATURES_BLOCKS, INPUT_SIZE, EmtNet, ExportedEmtNet, Outputs
 
 GOLDEN_STATE = {
     "emtnet": (277, "985863be8c4b31ad25b59ce3f87d57c0680b122cd79cb92eab4f96fc5f7b9746"),
@@ -33,7 +33,7 @@ def network(request: pytest.FixtureRequest) -> EmtNet:
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 224, 224), (3, 64, 96), (2, 32, 32)])
-def test_outputs_are_a_mask_one_logit_and_a_gate(network: EmtNet, count: int, height: int, width: int) -> None:
+def test_outputs_are_a_mask_one_logit_a_gate_and_features(network: EmtNet, count: int, height: int, width: int) -> None:
     with torch.inference_mode():
         outputs = network(torch.zeros(count, 1, height, width))
     stride = {"emtnet": 2, "emtnet-s": 4}[network.name]
@@ -41,6 +41,7 @@ def test_outputs_are_a_mask_one_logit_and_a_gate(network: EmtNet, count: int, he
     assert outputs.mask.shape == (count, 1, height // stride, width // stride)
     assert outputs.malignancy.shape == (count, 1)
     assert outputs.gate.shape == (count, 1, height // 16, width // 16)
+    assert outputs.features.shape == (count, sum(FEATURES))
     assert {output.dtype for output in outputs} == {torch.float32}
     assert INPUT_SIZE == 224
 
@@ -76,6 +77,31 @@ def test_the_mask_lies_where_the_image_changed(name: str) -> None:
     stride = network.architecture.mask_stride
     assert abs(row * stride - 42) <= 7
     assert abs(column * stride - 182) <= 7
+
+
+def test_features_are_the_means_over_the_picture_of_their_blocks(network: EmtNet) -> None:
+    seen: list[Tensor] = []
+    hooks = [
+        network.blocks[index].register_forward_hook(lambda block, inputs, output: seen.append(output))
+        for index in FEATURES_BLOCKS
+    ]
+    image = torch.randn(2, 1, 64, 96, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        features = network(image).features
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(features, torch.cat([output.mean((2, 3)) for output in seen], 1))
+    assert [output.shape[1] for output in seen] == list(FEATURES)
+    assert features.std() > 0.01
+
+
+def test_nothing_is_learned_through_features_and_autocast_leaves_them_float32(network: EmtNet) -> None:
+    image = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(image)
+    assert outputs.mask.requires_grad
+    assert not outputs.features.requires_grad
+    assert outputs.features.dtype == torch.float32
 
 
 def test_without_guidance_there_is_no_lesion_head_and_nothing_else_is_missing(network: EmtNet) -> None:
@@ -175,7 +201,7 @@ def test_the_same_weights_compute_the_same_in_every_version(name: str) -> None:
             elif tensor.is_floating_point():
                 tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
         image = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 64, 64))).float()
-        mask, malignancy, gate = network(image)
+        mask, malignancy, gate, _ = network(image)
     figures = [malignancy[0, 0], mask.mean(), mask.std(), mask[0, 0, 0, 0], mask[0, 0, 10, 5], mask[0, 0, -1, -1]]
     figures += [gate.mean(), gate[0, 0, 1, 2]]
     assert [figure.item() for figure in figures] == pytest.approx(GOLDEN_FIGURES[name], rel=1e-3)
@@ -199,14 +225,14 @@ class _Input(nn.Module):
     """Shows what the exported network feeds its inside."""
 
     def forward(self, x: Tensor) -> Outputs:
-        return Outputs(x, x, x)
+        return Outputs(x, x, x, x)
 
 
 def test_the_exported_network_normalises_every_grey_level_exactly() -> None:
     exported = ExportedEmtNet(EmtNet())
     exported.network = _Input()  # type: ignore[assignment]
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    seen, _ = exported(levels)
+    seen, _, _ = exported(levels)
     assert seen.dtype == torch.float32
     assert torch.equal(seen.flatten().double() * 128 + 128, torch.arange(256, dtype=torch.float64))
     assert seen.flatten()[128] == 0.0
@@ -217,6 +243,7 @@ def test_the_exported_network_is_the_network(network: EmtNet) -> None:
     with torch.inference_mode():
         exported = ExportedEmtNet(network)(image)
         direct = network((image.float() - 128) / 128)
-    assert len(exported) == 2
+    assert len(exported) == 3
     assert torch.equal(exported[0], direct.mask)
     assert torch.equal(exported[1], direct.malignancy)
+    assert torch.equal(exported[2], direct.features)

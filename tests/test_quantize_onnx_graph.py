@@ -28,8 +28,12 @@ def test_the_export_has_the_stated_interface() -> None:
     assert (image.name, image.type.tensor_type.elem_type) == ("image", TensorProto.UINT8)
     assert dimensions(image) == [1, 1, 224, 224]
     outputs = {value.name: (value.type.tensor_type.elem_type, dimensions(value)) for value in model.graph.output}
-    assert outputs == {"mask": (FLOAT, [1, 1, 112, 112]), "malignancy": (FLOAT, [1, 1])}
-    assert list(outputs) == ["mask", "malignancy"]
+    assert outputs == {
+        "mask": (FLOAT, [1, 1, 112, 112]),
+        "malignancy": (FLOAT, [1, 1]),
+        "features": (FLOAT, [1, 256]),
+    }
+    assert list(outputs) == ["mask", "malignancy", "features"]
     onnx.checker.check_model(model, full_check=True)
 
 
@@ -51,10 +55,11 @@ def test_batch_norms_and_paddings_are_folded_into_the_convolutions() -> None:
 def test_onnx_runtime_gives_the_outputs_of_pytorch() -> None:
     for frame in frames()[12:15]:
         with torch.inference_mode():
-            mask, malignancy = ExportedEmtNet(network())(torch.from_numpy(frame)[None, None])
+            mask, malignancy, features = ExportedEmtNet(network())(torch.from_numpy(frame)[None, None])
         got = run_referee(fp32_model(), {"image": frame[None, None]})
         np.testing.assert_allclose(got["mask"], mask.numpy(), atol=2e-4)
         np.testing.assert_allclose(got["malignancy"], malignancy.numpy(), atol=2e-4)
+        np.testing.assert_allclose(got["features"], features.numpy(), atol=2e-4)
 
 
 @pytest.mark.parametrize("head", ["mask_head.bias", "class_head.bias"])

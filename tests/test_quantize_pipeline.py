@@ -3,9 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from test_quantize_support import (
     CALIBRATED_ON,
     SIZE,
+    copy_of,
     fp32_model,
     initializers,
     int8_model,
@@ -24,21 +24,25 @@ from test_quantize_support import (
     run_referee,
 )
 
+from calibration.familiarity import MIN_FRAMES, fit_reference
 from calibration.operating_point import matched_threshold
 from calibration.subset import CalibrationFrames
 from edge.bundle import Bundle
 from edge.engines.onnx import open_referee
 from edge.errors import BundleError, CalibrationError, ConversionError, DataError, MissingDependencyError
-from edge.frame import fingerprint
+from edge.frame import GreyImage, fingerprint
 from edge.manifest import OperatingPoint
+from edge.ood import Familiarity
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
 from edge.preprocess import preprocess
 from edge.presence import Presence
-from emtnet.engine import emtnet_interpretation, torch_predictor
-from emtnet.network import EmtNet
+from emtnet.engine import FEATURE_VECTOR, emtnet_interpretation, torch_predictor
+from emtnet.network import FEATURES, EmtNet
 from emtnet.weights import SCHEMA, CheckpointInfo, load_checkpoint, save_checkpoint
 from quantize import export, pipeline
+from quantize.ptq import quantise
+from quantize.qdq import complete
 
 POINT = OperatingPoint(0.55, "malignant", "1 selection frame", temperature=1.5)
 PRESENCE = Presence(0.8, 0.1, 0.45, "1 selection frame")
@@ -92,6 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
     monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
     monkeypatch.setattr(pipeline, "match_score_means", lambda quantised, *given: quantised)
+    monkeypatch.setattr(pipeline, "answers_of", lambda *given: None)
     monkeypatch.setattr(pipeline, "with_int8_thresholds", lambda manifest, *given: manifest)
 
 
@@ -258,6 +263,132 @@ def test_the_small_network_has_its_own_mask(calibration: CalibrationFrames, tmp_
         assert predictor.predict(calibration.frames[0]).mask_probability is not None
 
 
+def test_a_bundle_of_phantoms_has_features_and_no_reference_of_them(bundle: Bundle) -> None:
+    """Every real picture is unlike a phantom."""
+    assert bundle.manifest.features_output == FEATURE_VECTOR
+    assert bundle.manifest.features is None
+
+
+@pytest.fixture(scope="module")
+def real(bundle: Bundle) -> CalibrationFrames:
+    """Frames that are said to be real, enough of them for a reference."""
+    made = tuple(phantom_case(100 + seed, size=(96, 112)).pixels for seed in range(MIN_FRAMES))
+    return CalibrationFrames("a clinic", made, tuple(fingerprint(frame) for frame in made))
+
+
+def features_of(model: onnx.ModelProto, frames: Sequence[GreyImage]) -> np.ndarray:
+    return np.concatenate([run_referee(model, {"image": preprocess(f, SIZE)[None, None]})["features"] for f in frames])
+
+
+@pytest.mark.parametrize("precisions", [["fp32", "int8"], ["int8"]])
+def test_real_frames_give_a_reference_of_every_precision_in_the_bundle(
+    precisions: list[str],
+    checkpoint: Path,
+    real: CalibrationFrames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
+    monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
+    stages: list[str] = []
+    made = export(
+        checkpoint,
+        tmp_path / "out",
+        calibration=real,
+        int8=True,
+        engines=["onnx"],
+        precisions=precisions,
+        stage=stages.append,
+    )
+    models = [onnx.load(made.path / f"{precision}.onnx") for precision in precisions]
+    wanted = {
+        precision: fit_reference(features_of(model, real.frames), parts=FEATURES)
+        for precision, model in zip(precisions, models, strict=True)
+    }
+    known = Familiarity(real.sha256, f"{MIN_FRAMES} frames of a clinic, cross-fitted", **wanted)
+    assert made.manifest.features == known
+    assert Bundle.open(made.path).manifest.features == known
+    assert stages[-2:] == ["INT8 thresholds", f"feature reference of {MIN_FRAMES} frames"]
+    assert made.manifest.operating_point is not None
+    assert made.manifest.operating_point.int8_threshold is not None
+
+
+def test_fp32_alone_has_a_reference_too_and_names_its_frames(
+    checkpoint: Path, real: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They must not be reported on: the limit was chosen by them."""
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
+    made = export(checkpoint, tmp_path / "out", calibration=real, int8=False, engines=["onnx"])
+    assert made.manifest.features is not None
+    assert made.manifest.features.int8 is None
+    assert made.manifest.calibration is None
+    assert set(real.sha256) <= made.manifest.forbidden_frames().keys()
+    assert not made.manifest.phantom_calibrated
+
+
+def test_the_reference_may_be_of_other_frames_than_the_int8_ranges(
+    checkpoint: Path,
+    calibration: CalibrationFrames,
+    real: CalibrationFrames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
+    monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
+    made = export(checkpoint, tmp_path / "out", calibration=calibration, familiar=real, engines=["onnx"])
+    assert made.manifest.calibration is not None
+    assert made.manifest.calibration.frames == calibration.sha256
+    assert made.manifest.features is not None
+    assert made.manifest.features.frames == real.sha256
+    assert made.manifest.features.fp32 != made.manifest.features.int8
+
+
+def test_too_few_frames_or_patients_for_a_reference_are_told_and_the_bundle_is_made(
+    checkpoint: Path, real: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
+    few = CalibrationFrames(real.source, real.frames[:12], real.sha256[:12])
+    one_patient = replace(real, groups=("p1",) * len(real.frames))
+    for frames, reason in ((few, "12 frames are too few"), (one_patient, "of 1 groups")):
+        stages: list[str] = []
+        out = tmp_path / reason
+        made = export(checkpoint, out, calibration=frames, int8=False, engines=["onnx"], stage=stages.append)
+        assert (made.manifest.features, made.manifest.calibration) == (None, None)
+        assert stages[-1].startswith(
+            f"no feature reference: {'the calibration frames are ' * (frames is one_patient)}{reason}"
+        )
+
+
+def test_the_features_output_costs_mask_and_class_nothing() -> None:
+    """The same quantisers, and the same numbers, bit for bit, as without that output."""
+    plain = copy_of(fp32_model())
+    for node in producers(plain, "features"):
+        plain.graph.node.remove(node)
+    del plain.graph.output[2]
+    images = [preprocess(phantom_case(seed, size=(128, 160)).pixels, SIZE) for seed in range(8)]
+    without, given = (complete(quantise(model, images), images) for model in (plain, fp32_model()))
+    assert [node.op_type for node in producers(given, "features")] == [
+        "Concat",
+        "ReduceMean",
+        "ReduceMean",
+        "ReduceMean",
+    ]
+    quantised = [{node.input[0] for node in nodes_of(model, "QuantizeLinear")} for model in (without, given)]
+    assert quantised[0] == quantised[1]
+    for image in images[:3]:
+        answers = [run_referee(model, {"image": image[None, None]}) for model in (without, given)]
+        for name in ("mask", "malignancy"):
+            assert np.array_equal(answers[0][name], answers[1][name])
+
+
+def producers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
+    """What gives an output, back to the body."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    if name not in made or made[name].op_type not in ("Concat", "ReduceMean"):
+        return []
+    return [made[name], *(node for source in made[name].input for node in producers(model, source))]
+
+
 def test_the_tflite_file_is_a_lowering_of_the_onnx_file_beside_it(bundle: Bundle) -> None:
     model = onnx.load(bundle.path / "int8.onnx")
     scales = {node.input[1] for node in nodes_of(model, "DequantizeLinear")}
@@ -302,17 +433,6 @@ def test_the_weight_range_reaches_nncf_and_the_manifest(
     out = tmp_path / "out"
     made = export(checkpoint, out, calibration=calibration, int8=True, engines=["onnx"], weight_range="half")
     assert asked == [made.manifest.weight_range] == ["half"]
-
-
-def test_what_was_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_nncf(package: str) -> str:
-        if package == "nncf":
-            raise PackageNotFoundError(package)
-        return version(package)
-
-    monkeypatch.setattr(pipeline, "version", without_nncf)
-    assert pipeline.versions()["nncf"] == "not installed"
-    assert pipeline.versions()["torch"] == version("torch")
 
 
 # Failing.

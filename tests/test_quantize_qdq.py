@@ -88,7 +88,7 @@ def small_frames() -> tuple[GreyImage, ...]:
 
 @cache
 def small_model(kind: str) -> onnx.ModelProto:
-    return export_torch(SmallNet(kind).eval(), (SIDE, SIDE), small_frames()[:2])
+    return export_torch(SmallNet(kind).eval(), (SIDE, SIDE), small_frames()[:2], names=("mask", "malignancy"))
 
 
 @cache

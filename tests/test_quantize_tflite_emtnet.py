@@ -37,7 +37,8 @@ BODY = {
     "RESIZE_BILINEAR": 4,
     "ADD": 5,
     "MUL": 1,
-    "MEAN": 2,
+    "MEAN": 5,
+    "CONCATENATION": 1,
     "FULLY_CONNECTED": 2,
 }
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -47,11 +48,14 @@ def layers(file: FlatFile) -> list[FlatOperator]:
     return [operator for operator in file.operators if operator.code in LAYERS]
 
 
+JOINS = ("ADD", "CONCATENATION")
+
+
 def is_head(file: FlatFile, operator: FlatOperator) -> bool:
-    """Whether an operator gives an output, or what is added up to one."""
+    """Whether an operator gives an output, or what is added up or joined to one."""
     ends = set(file.graph.outputs)
     for other in file.operators:
-        if other.code == "ADD" and set(other.outputs) & ends:
+        if other.code in JOINS and set(other.outputs) & ends:
             ends |= set(other.inputs)
     return bool(set(operator.outputs) & ends)
 
@@ -65,15 +69,16 @@ def test_fp32_operators() -> None:
 
 
 def test_int8_operators() -> None:
-    """One QUANTIZE moves the image's zero point from 128 to 0; a DEQUANTIZE stands in front of each float head."""
+    """One QUANTIZE moves the image's zero point from 128 to 0; a DEQUANTIZE stands in front of each float head and of
+    each part of the features."""
     file = read_tflite(int8_file())
-    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 3}
+    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 6}
     assert file.operators[0].code == "QUANTIZE"
     made_by = {index: operator for operator in file.operators for index in operator.outputs}
     heads = [operator for operator in file.operators if is_head(file, operator)]
-    assert sorted(operator.code for operator in heads) == ["ADD", "CONV_2D", "FULLY_CONNECTED", "FULLY_CONNECTED"]
-    last = [operator for operator in heads if operator.code in LAYERS]
-    assert [made_by[operator.inputs[0]].code for operator in last] == ["DEQUANTIZE"] * 3
+    last = [operator for operator in heads if operator.code not in JOINS]
+    assert sorted(operator.code for operator in last) == ["CONV_2D", *["FULLY_CONNECTED"] * 2, *["MEAN"] * 3]
+    assert [made_by[operator.inputs[0]].code for operator in last] == ["DEQUANTIZE"] * 6
 
 
 def test_everything_between_the_image_and_the_heads_is_int8() -> None:
@@ -96,10 +101,16 @@ def test_inputs_outputs_and_signature(content: Any) -> None:
     assert (image["name"], image["dtype"], image["shape"].tolist()) == ("image", np.uint8, [1, 224, 224, 1])
     assert image["quantization"] == (1 / 128, 128)
     outputs = [(item["name"], item["dtype"], item["shape"].tolist()) for item in made.get_output_details()]
-    assert outputs == [("mask", np.float32, [1, 112, 112, 1]), ("malignancy", np.float32, [1, 1])]
-    assert made.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["malignancy", "mask"]}}
+    assert outputs == [
+        ("mask", np.float32, [1, 112, 112, 1]),
+        ("malignancy", np.float32, [1, 1]),
+        ("features", np.float32, [1, 448]),
+    ]
+    names = ["features", "malignancy", "mask"]
+    assert made.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": names}}
     run = made.get_signature_runner("serving_default")(image=frames()[0][None, :, :, None])
-    assert {name: value.shape for name, value in run.items()} == {"mask": (1, 112, 112, 1), "malignancy": (1, 1)}
+    shapes = {"mask": (1, 112, 112, 1), "malignancy": (1, 1), "features": (1, 448)}
+    assert {name: value.shape for name, value in run.items()} == shapes
 
 
 @pytest.mark.parametrize("content", [fp32_file, int8_file], ids=["fp32", "int8"])
@@ -281,6 +292,8 @@ def test_int8_answers_are_those_of_the_referee(delegate: bool) -> None:
     assert np.median(overlaps) > 0.96
     correlations = [np.corrcoef(wanted["mask"].ravel(), got["mask"].ravel())[0, 1] for wanted, got in answers]
     assert min(correlations) > 0.98
+    wanted_features, features = (np.concatenate([pair[place]["features"] for pair in answers]) for place in range(2))
+    assert np.abs(wanted_features - features).mean() < 0.005 * np.ptp(wanted_features)
 
 
 def test_int8_answers_keep_to_fp32() -> None:

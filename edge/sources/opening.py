@@ -73,6 +73,11 @@ def open_source(text: str, options: SourceOptions | None = None) -> FrameSource:
     return source if options.spacing_mm is None else _Spaced(source, options.spacing_mm)
 
 
+def is_synthetic(text: str) -> bool:
+    """Whether the source that `text` names makes its pictures up; they are unlike those of a scanner."""
+    return text == "phantom" or text.startswith("phantom:")
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its suffix, or by DICM after the preamble (DICOM PS3.10, section 7.1)."""
     if path.suffix.lower() == ".dcm":
@@ -89,7 +94,7 @@ def _understood(text: str) -> tuple[str, str | Path]:
     """The kind of source, and what its opener takes."""
     if re.fullmatch(r"[0-9]+|/dev/video[0-9]+", text):
         return "camera", text
-    if text == "phantom" or text.startswith("phantom:"):
+    if is_synthetic(text):
         return "phantom", text
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if scheme:

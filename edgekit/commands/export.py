@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.commands import describe as network
 from edgekit.commands.options import Engines, Folds, NetworkName, Precision
+
+if TYPE_CHECKING:
+    from edge.manifest import Manifest
 
 
 class WeightRangeName(StrEnum):
@@ -35,7 +38,7 @@ def export(
         typer.Option("--calibration", help="Data set folder to calibrate on; repeatable.", show_default="phantoms"),
     ] = None,
     folds: Folds = None,
-    frames: Annotated[int, typer.Option("--frames", min=8, help="Calibration frames.")] = 300,
+    frames: Annotated[int, typer.Option("--frames", min=8, help="Calibration frames of the INT8 ranges.")] = 300,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of frames.")] = 0,
     engine: Engines = None,
     precision: Annotated[
@@ -67,7 +70,7 @@ def export(
     for module in ("torch", "safetensors", "onnx", "nncf", "onnxruntime"):
         require(module, extra="export")
     from calibration.dataset import Dataset, parse_folds
-    from calibration.subset import calibration_frames, phantom_frames
+    from calibration.subset import calibration_frames, every_frame, phantom_frames
     from emtnet.weights import SHIPPED
     from quantize.pipeline import export_network, read_network
 
@@ -97,15 +100,20 @@ def export(
     int8 = int8 or precision is Precision.int8
     with interruptible(f"{out} is as it was"):
         converted = read_network(source, description)
+        kept = any(output.kind == "features" for output in converted.outputs)
+        familiar = None
         if calibration:
             dataset = Dataset.open(calibration, folds=parse_folds(folds))
             chosen = calibration_frames(dataset, count=frames, seed=seed, progress=progress("calibration frames"))
+            familiar = every_frame(dataset, progress=progress("frames of the feature reference")) if kept else None
         else:
             chosen = phantom_frames(
                 count=frames if int8 and not converted.quantised else 16, seed=seed, progress=progress("phantoms")
             )
         if calibration and not int8 and not converted.quantised:
-            notice("without --int8 the calibration frames only check the ONNX")
+            notice(
+                f"without --int8 the calibration frames only {'give the feature reference' if kept else 'check the ONNX'}"
+            )
         if converted.quantised:
             notice(f"{source.name} has quantisers already; they stay as they are")
         elif int8 and len(chosen.frames) < frames:
@@ -114,6 +122,7 @@ def export(
             converted,
             out,
             calibration=chosen,
+            familiar=familiar,
             int8=int8,
             engines=[name.value for name in engine or ()],
             precisions=[precision.value] if precision else ("fp32", "int8"),
@@ -136,3 +145,18 @@ def export(
         ],
     )
     describe(bundle, guesses=True)
+    _describe_guard(bundle.manifest, phantoms=not calibration)
+
+
+def _describe_guard(manifest: "Manifest", *, phantoms: bool) -> None:
+    """Whether `edgekit run` will tell pictures that are unlike those of calibration."""
+    from edgekit.console import notice, out
+
+    if manifest.features is not None:
+        out.print(f"feature reference of {manifest.features.chosen_on}: the guard knows unfamiliar pictures")
+    elif manifest.features_output is None:
+        notice("the network has no features output, so the guard does not know unfamiliar pictures")
+    elif phantoms:
+        notice("no feature reference without --calibration DIR, so the guard does not know unfamiliar pictures")
+    else:
+        notice("no feature reference, for the reason above, so the guard does not know unfamiliar pictures")

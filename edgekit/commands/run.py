@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,16 +103,17 @@ def run(
     import time
 
     from edge.analysis import FrameAnalyser
-    from edge.errors import EdgekitError, SourceError
+    from edge.atomic import check_place
     from edge.guard import Guard
     from edge.overlay import DISCLAIMER
     from edge.predictor import Predictor
     from edge.roi import parse_roi
-    from edge.runner import Outputs, WebAddress
-    from edge.sources.opening import SourceOptions, open_source
+    from edge.runner import Outputs, WebAddress, leave_cores_to_engine
+    from edge.sources.opening import SourceOptions, is_synthetic, open_source
     from edge.stream import Stream
-    from edgekit.console import describe, live, notice, out, write_json
+    from edgekit.console import describe, live, notice, out
 
+    leave_cores_to_engine()
     opened = open_bundle(bundle, network)
     choice = wished(engine, precision)
     artifact = opened.choose(**choice)
@@ -131,10 +132,14 @@ def run(
         exam=exam,
         web=None if web is None else WebAddress.parse(web, token=token, certificate=certificate, key=key),
     )
+    if json is not None:
+        check_place(json)
     describe(opened)
     notice(DISCLAIMER)
     with Predictor.open(opened.path, threads=threads, clock=time.monotonic_ns, **choice) as predictor:
-        analyser = FrameAnalyser(predictor, roi=region, guard=Guard() if guard else None, smooth=smooth)
+        known = None if is_synthetic(source) else opened.manifest.features
+        judge = Guard(reference=None if known is None else known.at(artifact.precision)) if guard else None
+        analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
         info = {
             "source": _public(source),
             "network": opened.manifest.network,
@@ -152,23 +157,71 @@ def run(
             outputs.plans(info, now, lambda url: out.print(f"page: {url}")),
             policy=policy.value,
         )
-        with _ended_by_signals(stream.stop), live() as show:
-            status = stream.run(duration_s=duration, tick=lambda status: show(_line(status)))
-    _report(status)
-    write_json(json, {"status": status.source.value, "error": status.error, **status.ledger.to_json()})
-    if isinstance(stream.error, EdgekitError):
-        raise stream.error
-    if stream.error is not None:
-        raise SourceError(f"the run broke off: {status.error}") from stream.error
-    lossy = [
-        f"{sink.name} lost {sink.lost} results ({sink.error or 'too slow'})" for sink in status.sinks if not sink.sound
-    ]
-    if any(sink.failures for sink in status.sinks):
-        from edge.errors import SinkError
+        with closing(analyser), _ended_by_signals(stream.stop), live() as show:
+            news = _News(show, notice)
+            status = stream.run(duration_s=duration, tick=news.tell)
+        _conclude(status, stream.error, json)
 
-        raise SinkError("; ".join(lossy))
-    for line in lossy:
+
+def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None) -> None:
+    """Write and print how the run went. Raises what ended it, else SinkError where a sink failed."""
+    from edge.errors import EdgekitError, SinkError, SourceError
+    from edgekit.console import notice, write_json
+
+    failed = [str(sink) for sink in status.sinks if sink.failures]
+    try:
+        write_json(json, _record(status))
+    except SinkError as fault:
+        failed.append(str(fault))
+    _report(status)
+    if status.trouble is not None:
+        notice(f"the source was away at the end: {status.trouble}")
+    for line in (str(sink) for sink in status.sinks if sink.lost and not sink.failures):
         notice(line)
+    if error is None and failed:
+        raise SinkError("; ".join(failed))
+    for line in failed:
+        notice(line)
+    if isinstance(error, EdgekitError):
+        raise error
+    if error is not None:
+        raise SourceError(f"the run broke off: {status.error}") from error
+
+
+class _News:
+    """Tells how a run goes: on a line that is shown anew, and of each fault, as it comes and goes, in a line that stays."""
+
+    def __init__(self, show: Callable[[str], None], say: Callable[[str], None]) -> None:
+        self._show, self._say = show, say
+        self._told: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+
+    def tell(self, status: "StreamStatus") -> None:
+        """Called now and then: what failed and recovered in between is told too."""
+        self._show(_line(status))
+        self._of("the source", status.reconnects, status.trouble, status.fault)
+        for sink in status.sinks:
+            self._of(sink.name, sink.failures, sink.error, sink.fault)
+
+    def _of(self, who: str, failures: int, trouble: str | None, fault: str | None) -> None:
+        again = failures > self._failures.get(who, 0)
+        if again and fault is not None and fault != self._told.get(who):
+            self._say(f"{who} failed: {fault}")
+            self._told[who] = fault
+        if trouble is None and self._told.pop(who, None) is not None:
+            self._say(f"{who} works again")
+        self._failures[who] = failures
+
+
+def _record(status: "StreamStatus") -> dict[str, object]:
+    return {
+        "status": status.source.value,
+        "error": status.error,
+        "fault": status.fault,
+        "reconnects": status.reconnects,
+        **status.ledger.to_json(),
+        "sinks": [sink.to_json() for sink in status.sinks],
+    }
 
 
 @contextmanager
