@@ -102,7 +102,7 @@ def mode(page: Page, name: str) -> None:
 def says(page: Page, selector: str, text: str) -> None:
     """Wait for a visible text."""
     api.expect(page.locator(selector)).to_contain_text(re.compile(text), timeout=WAIT_MS)
-    assert page.locator(selector).is_visible()
+    api.expect(page.locator(selector)).to_be_visible(timeout=WAIT_MS)
 
 
 def drawn(page: Page) -> str:

@@ -209,7 +209,9 @@ def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypa
     (found,) = record["predictions"]
     assert found["decision"] in ("benign", "malignant")
     assert found["malignancy"] == found["probabilities"]["malignant"] == 1 - found["probabilities"]["benign"]
-    assert (record["positive"], record["presence_threshold"]) == ("malignant", None)
+    presence = Bundle.open(BUILTIN["emtnet"]).manifest.presence
+    assert presence is not None
+    assert (record["positive"], record["presence_threshold"]) == ("malignant", presence.int8_threshold)
     assert cv2.imread("out/frame_overlay.png") is not None
     assert "frame.png" in out
 

@@ -31,7 +31,7 @@ def test_the_export_has_the_stated_interface() -> None:
     assert outputs == {
         "mask": (FLOAT, [1, 1, 112, 112]),
         "malignancy": (FLOAT, [1, 1]),
-        "features": (FLOAT, [1, 256]),
+        "features": (FLOAT, [1, 448]),
     }
     assert list(outputs) == ["mask", "malignancy", "features"]
     onnx.checker.check_model(model, full_check=True)
