@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.frame import GreyImage
 from edge.interpretation import Interpretation
-from quantize.onnx_graph import plain_session
+from quantize.onnx_graph import fused_session, plain_session
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +46,6 @@ def answers_of(model: onnx.ModelProto, how: Interpretation, images: Sequence[Gre
 
 def features_of(model: onnx.ModelProto, name: str, images: Sequence[GreyImage]) -> NDArray[np.float32]:
     """The output `name`, (1, C), of `model` on every image, a network input, (height, width) uint8; (N, C) float32."""
-    session = plain_session(model)
+    session = fused_session(model)
     feed = session.get_inputs()[0].name
     return np.concatenate([session.run([name], {feed: image[None, None]})[0] for image in images])
