@@ -169,8 +169,10 @@ def test_figures_that_do_not_exist_are_none_and_keep_every_limit() -> None:
 )
 def test_every_agreement_limit_is_looked_at(name: str, worse: float) -> None:
     limits = AgreementLimits()
-    at_limits = Agreement(5, 0.005, 1.0, 0.9, 0.97, 0.995, 0.03, 0.03, 0.1, {"a": 0.005, "b": None, "c": 0.0})
+    at_limits = Agreement(100, 0.005, 1.0, 0.9, 0.97, 0.995, 0.03, 0.03, 0.1, {"a": 0.005, "b": None, "c": 0.0})
     assert at_limits.within(limits)
     for value in (worse, float("nan")):
         change = {"a": 0.0, "b": value} if name == "outputs" else value
         assert not Agreement(**asdict(at_limits) | {name: change}).within(limits)
+        few = Agreement(**asdict(at_limits) | {name: change, "frames": 99})
+        assert few.within(limits) == (name in ("mask_dice_p01", "malignancy_p99")), "one odd frame is no percentile"
