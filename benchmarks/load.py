@@ -183,8 +183,7 @@ def run(
 
 def _tolerant(bundle: Bundle) -> FeatureReference | None:
     """The reference with every picture familiar: simulated ones are not, and their distance is to be taken all the same."""
-    known = bundle.manifest.features
-    reference = None if known is None else known.at(bundle.choose().precision)
+    reference = bundle.manifest.feature_reference(bundle.choose().precision)
     return None if reference is None else replace(reference, limit=1e12)
 
 

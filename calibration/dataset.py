@@ -50,6 +50,11 @@ class Case:
     device: str = ""
 
     @property
+    def origin(self) -> str:
+        """The data set's name, where none was said that of the image's folder."""
+        return self.source or self.image.parent.name
+
+    @property
     def subject(self) -> str:
         """What statistics count as one: the group of its data set, usually a patient, or the case itself where it has none."""
         return f"{self.source}/{self.group or self.name}"

@@ -1,5 +1,6 @@
 """Drift: the FP32 ONNX against every artifact, paired on the same frames, and the engines against each other."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -200,7 +201,7 @@ def check_drift(
     labelled = dataset.labelled and manifest.predicts
     artifacts = tuple(_compare(target, reference, labelled=labelled, limits=limits) for target in targets)
     figures = reference.metrics() if labelled else None
-    sources = sorted({f"{case.source or case.image.parent.name} fold {case.fold}" for case in dataset})
+    sources = sorted({f"{case.origin} fold {case.fold}" for case in dataset})
     skipped = tuple(f"{a.engine} {a.precision}" for a in manifest.artifacts if not is_installed(a.engine))
     return DriftReport(len(dataset), tuple(sources), labelled, limits, figures, artifacts, skipped)
 
@@ -290,11 +291,14 @@ def _delta(metrics: Metrics, reference: Metrics) -> dict[str, float]:
 
 def require_unused(dataset: Dataset, forbidden: Mapping[str, str], *, allow: bool) -> int:
     """Count the frames of `dataset` that are among `forbidden` (sha256 → use). Raises DataError unless `allow`."""
-    used = [forbidden[sha] for sha in dataset.fingerprints() if sha in forbidden]
+    used, story = used_before(dataset, forbidden)
     if used and not allow:
-        kinds = ", ".join(f"{used.count(kind)} {kind}" for kind in sorted(set(used)))
-        raise DataError(
-            f"{len(used)} of {len(dataset)} frames were used before ({kinds}); choose other --folds, "
-            "or --allow-overlap for figures that must not be quoted"
-        )
-    return len(used)
+        raise DataError(f"{story}; choose other --folds, or --allow-overlap for figures that must not be quoted")
+    return used
+
+
+def used_before(dataset: Dataset, forbidden: Mapping[str, str]) -> tuple[int, str]:
+    """How many frames of `dataset` are among `forbidden` (sha256 → use), and the same in words."""
+    used = Counter(forbidden[sha256] for sha256 in dataset.fingerprints() if sha256 in forbidden)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(used.items()))
+    return used.total(), f"{used.total()} of {len(dataset)} frames were used before ({kinds})"

@@ -90,7 +90,7 @@ class PhantomProgress(Protocol):
 
 def _read(cases: Sequence[Case], progress: Progress = iter) -> CalibrationFrames:
     frames = tuple(read_image(case.image) for case in progress(cases))
-    source = ", ".join(sorted({case.source or case.image.parent.name for case in cases}))
+    source = ", ".join(sorted({case.origin for case in cases}))
     return CalibrationFrames(
         source, frames, tuple(fingerprint(frame) for frame in frames), tuple(case.subject for case in cases)
     )

@@ -20,8 +20,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary: str | None = None
     if path.is_symlink():
         path = path.resolve()  # the link stays, what it points at is replaced
-    if path.exists() and not path.is_file():
-        raise SinkError(f"{path}: not a regular file; name another")
+    _require_regular(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -40,8 +39,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def check_place(path: Path) -> None:
     """Raise SinkError where `write_bytes` could not write this file, before there is anything to write; makes its folder."""
-    if path.exists() and not path.is_file():
-        raise SinkError(f"{path}: not a regular file; name another")
+    _require_regular(path)
     make_folder(path.parent)
 
 
@@ -54,8 +52,17 @@ def make_folder(folder: Path) -> None:
     except FileExistsError as error:
         raise SinkError(f"{folder}: is a file; name a folder") from error
     except OSError as error:
-        said = f"{folder}: cannot be written ({error.strerror or error})"
-        raise SinkError(f"{said}; free the disk or name another place") from error
+        raise refused(folder, error) from error
+
+
+def refused(path: Path, error: OSError) -> SinkError:
+    """What the system said of a file or folder, in one line."""
+    return SinkError(f"{path}: cannot be written ({error.strerror or error}); free the disk or name another place")
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise SinkError(f"{path}: not a regular file; name another")
 
 
 def write_text(path: Path, text: str) -> None:

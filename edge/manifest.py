@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self, get_args
 from edge.decode import decode
 from edge.errors import BundleError
 from edge.interpretation import Interpretation
-from edge.ood import Familiarity
+from edge.ood import Familiarity, FeatureReference
 from edge.preprocess import Resize
 from edge.presence import Presence
 
@@ -262,6 +262,10 @@ class Manifest:
     def features_output(self) -> OutputSpec | None:
         """The output that `features` is of."""
         return next((output for output in self.outputs if output.kind == "features"), None)
+
+    def feature_reference(self, precision: str) -> FeatureReference | None:
+        """What features of an artifact of this precision, "fp32" or "int8", are held against; None where there is nothing."""
+        return None if self.features is None else self.features.at(precision)
 
     def interpretation(self, precision: str = "fp32") -> Interpretation:
         """How to read the outputs of an artifact of this precision, "fp32" or "int8".

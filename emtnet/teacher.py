@@ -1,6 +1,7 @@
 """Distillation: a trained network whose answers are mixed into the labels (Hinton et al., arXiv 1503.02531)."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,6 +43,6 @@ class Teacher:
             outputs = self.network(image)
         mask = F.interpolate(torch.sigmoid(outputs.mask.float()), size=targets.mask.shape[2:], mode="area")
         label = torch.sigmoid(outputs.malignancy.float())
-        return Targets(
-            torch.lerp(targets.mask, mask, share), torch.lerp(targets.label, label, share), targets.present
-        )  # fmt: skip
+        return replace(
+            targets, mask=torch.lerp(targets.mask, mask, share), label=torch.lerp(targets.label, label, share)
+        )

@@ -262,7 +262,7 @@ def _info(
     calls: Calls | None,
     teacher: Teacher | None,
 ) -> CheckpointInfo:
-    sources = sorted({case.source or case.image.parent.name for case in data})
+    sources = sorted({case.origin for case in data})
     trained_on, tuned_on = tuple(identity["trained_on"]), tuple(identity["tuned_on"])
     if teacher is not None:  # what it has seen shows in its answers
         trained_on = tuple(dict.fromkeys(trained_on + teacher.info.trained_on))

@@ -38,11 +38,11 @@ def validate(
     """
     contents = _contents(runs)
     _require_distinct(runs, contents)
-    starts = [Start(encoder, _teacher(teachers, run, contents) if teachers else None) for run in runs]
-    identities = [_identity(run, recipe, start, contents) for run, start in zip(runs, starts, strict=True)]
-    for run, start, identity in zip(
-        runs, starts, identities, strict=True
-    ):  # what is wrong is said before the first training
+    prepared: list[tuple[Run, Start, dict[str, Any]]] = []
+    for run in runs:  # what is wrong is said before the first training
+        start = Start(encoder, _teacher(teachers, run, contents) if teachers else None)
+        identity = _identity(run, recipe, start, contents)
+        prepared.append((run, start, identity))
         if not (saved := out / run.name / PREDICTIONS).exists():
             require_startable(out / run.name, recipe, start, resume=resume)
         elif resume:
@@ -50,7 +50,7 @@ def validate(
         else:
             raise DataError(f"{out}: holds a validation; add --resume to go on with it or choose another -o")
     answers = {}
-    for run, start, identity in zip(runs, starts, identities, strict=True):
+    for run, start, identity in prepared:
         started(run)
         folder = out / run.name
         saved = folder / PREDICTIONS

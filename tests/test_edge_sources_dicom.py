@@ -46,7 +46,7 @@ def write(tmp_path: Path) -> Write:
         bits = 8 * frames.dtype.itemsize
         values: dict[str, Any] = {
             "SOPClassUID": US_MULTIFRAME if len(frames) > 1 else US,
-            "SOPInstanceUID": uid.generate_uid(),
+            "SOPInstanceUID": uid.generate_uid(entropy_srcs=[name]),  # of one length from run to run
             "StudyInstanceUID": "1.2.3",
             "SeriesInstanceUID": "1.2.3.4",
             "PatientID": "P-17",
@@ -526,6 +526,18 @@ def test_damaged_file_gives_pictures_or_a_source_error(write: Write, data: st.Da
             assert picture.time_s is not None
     except SourceError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "tag", [b"\x20\x00\x0d\x00UI", b"\x20\x00\x0e\x00UI", b"\x10\x00\x20\x00LO"], ids=["study", "series", "patient"]
+)
+def test_an_element_that_only_the_identity_needs_and_is_damaged(write: Write, tag: bytes) -> None:
+    """pydicom looks into an element when it is asked for, not when the header is read."""
+    path = write(GREY)
+    whole = path.read_bytes()
+    assert whole.count(tag) == 1
+    path.write_bytes(whole.replace(tag, tag[:5] + b"\x00"))
+    assert "its header cannot be read" in refusal(path)
 
 
 def test_source_without_pydicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

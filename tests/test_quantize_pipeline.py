@@ -315,11 +315,11 @@ def test_real_frames_give_a_reference_of_every_precision_in_the_bundle(
     assert made.manifest.operating_point.int8_threshold is not None
 
 
+@pytest.mark.usefixtures("quick")
 def test_fp32_alone_has_a_reference_too_and_names_its_frames(
-    checkpoint: Path, real: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, real: CalibrationFrames, tmp_path: Path
 ) -> None:
     """They must not be reported on: the limit was chosen by them."""
-    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
     made = export(checkpoint, tmp_path / "out", calibration=real, int8=False, engines=["onnx"])
     assert made.manifest.features is not None
     assert made.manifest.features.int8 is None
@@ -328,15 +328,13 @@ def test_fp32_alone_has_a_reference_too_and_names_its_frames(
     assert not made.manifest.phantom_calibrated
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_reference_may_be_of_other_frames_than_the_int8_ranges(
     checkpoint: Path,
     calibration: CalibrationFrames,
     real: CalibrationFrames,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
-    monkeypatch.setattr(pipeline, "quantise", lambda *given, **named: int8_model())
     made = export(checkpoint, tmp_path / "out", calibration=calibration, familiar=real, engines=["onnx"])
     assert made.manifest.calibration is not None
     assert made.manifest.calibration.frames == calibration.sha256
@@ -345,10 +343,10 @@ def test_the_reference_may_be_of_other_frames_than_the_int8_ranges(
     assert made.manifest.features.fp32 != made.manifest.features.int8
 
 
+@pytest.mark.usefixtures("quick")
 def test_too_few_frames_or_patients_for_a_reference_are_told_and_the_bundle_is_made(
-    checkpoint: Path, real: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, real: CalibrationFrames, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "export_torch", lambda *given: fp32_model())
     few = CalibrationFrames(real.source, real.frames[:12], real.sha256[:12])
     one_patient = replace(real, groups=("p1",) * len(real.frames))
     for frames, reason in ((few, "12 frames are too few"), (one_patient, "of 1 groups")):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.faults import FAULTS, SCREENS, STILL_FAULTS, draw, far, frozen, grabbed, live, marked
 from benchmarks.screens import Shape, draw_screen
 from calibration.dataset import Dataset, parse_folds
+from calibration.drift import used_before
 from edge.atomic import write_text
 from edge.bundle import Bundle
 from edge.errors import DataError, EdgekitError
@@ -153,12 +154,10 @@ def sequences(stills: Sequence[GreyImage]) -> Figures:
 def features(stills: Sequence[GreyImage], bundle: Bundle, clips: Path | None, *, engine: str) -> Figures:
     """Good stills that are called unfamiliar, by each precision of the bundle; what is not a breast picture, and is."""
     figures: Figures = {}
-    known = bundle.manifest.features
-    assert known is not None
     for precision in sorted({artifact.precision for artifact in bundle.manifest.artifacts}):
         told = bundle.choose(engine=engine, precision=precision)
         with Predictor.open(bundle.path, engine=engine, precision=precision, threads=1) as predictor:
-            unfamiliar = _unfamiliar(predictor, Guard(reference=known.at(precision)))
+            unfamiliar = _unfamiliar(predictor, Guard(reference=bundle.manifest.feature_reference(precision)))
             drawn = (far(still, np.random.default_rng([index, 3])) for index, still in enumerate(stills[::5]))
             found = {"stills": unfamiliar(stills), "noise, letters, upside down": unfamiliar(drawn)}
             found |= {clip.stem: unfamiliar(_clip(clip)) for clip in (sorted(clips.glob("*.mp4")) if clips else ())}
@@ -171,11 +170,9 @@ def _judging(path: Path, dataset: Dataset) -> Bundle:
     bundle = Bundle.open(path)
     if bundle.manifest.features is None:
         raise DataError(f"{path}: has no feature reference; export it with --calibration on a data set")
-    forbidden = bundle.manifest.forbidden_frames()
-    used = [forbidden[sha256] for sha256 in dataset.fingerprints() if sha256 in forbidden]
+    used, story = used_before(dataset, bundle.manifest.forbidden_frames())
     if used:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(used).items()))
-        raise DataError(f"{len(used)} of {len(dataset)} frames were used before ({kinds}); choose other --folds")
+        raise DataError(f"{story}; choose other --folds")
     return bundle
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge.analysis import Analysis
+from edge.atomic import refused
 from edge.errors import DataError, SinkError
 from edge.ledger import STAGES
 from edge.overlay import DISCLAIMER
-from edge.sinks.newfile import open_new, refused, write_whole
+from edge.sinks.newfile import open_new, write_whole
 from edge.sinks.version import edgekit_version
 from edge.stream import Result
 

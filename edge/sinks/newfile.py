@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from edge.atomic import refused
 from edge.errors import SinkError
 
 
@@ -33,11 +34,6 @@ def write_whole(descriptor: int, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
-
-
-def refused(path: Path, error: OSError) -> SinkError:
-    """What the system said of a file, in one line."""
-    return SinkError(f"{path}: cannot be written ({error.strerror or error}); free the disk or name another place")
 
 
 def _taken(path: Path) -> SinkError:

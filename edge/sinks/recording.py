@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.analysis import Analysis
+from edge.atomic import refused
 from edge.errors import SinkError, require
 from edge.overlay import DISCLAIMER
 from edge.preprocess import Box, content_box
 from edge.sinks.drawing import draw_analysis
-from edge.sinks.newfile import open_new, refused, write_whole
+from edge.sinks.newfile import open_new, write_whole
 from edge.stream import Result
 
 CODECS: Final = ("libx264", "libopenh264", "mpeg4")

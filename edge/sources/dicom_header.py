@@ -68,7 +68,11 @@ class Element:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """An image of one or more frames. times_s: of every frame, where they have their own, else empty."""
+    """An image of one or more frames.
+
+    times_s: of every frame, where they have their own, else empty. uids: of the SOP class, the SOP instance, the study and
+    the series. order: sorts the images of a folder.
+    """
 
     path: Path
     header: Any
@@ -78,29 +82,14 @@ class Clip:
     period_s: float
     region: Box | None
     spacing_mm: tuple[float, float] | None
+    uids: tuple[str, str, str, str]
+    patient_id: str
+    order: tuple[str, str, float, str, float]
 
     @property
     def syntax(self) -> Any:
         """The transfer syntax, as pydicom's UID."""
         return self.header.file_meta.TransferSyntaxUID
-
-    @property
-    def uids(self) -> tuple[str, str, str, str]:
-        """SOP class, SOP instance, study and series."""
-        keys = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-        sop_class, sop, study, series = (_text(self.header, key) for key in keys)
-        return sop_class, sop, study, series
-
-    @property
-    def patient_id(self) -> str:
-        return _text(self.header, "PatientID")
-
-    @property
-    def order(self) -> tuple[str, str, float, str, float]:
-        """Sorts the images of a folder."""
-        _, _, study, series = self.uids
-        series_number, number = (finite(self.header.get(key)) or 0.0 for key in ("SeriesNumber", "InstanceNumber"))
-        return _text(self.header, "StudyDate"), study, series_number, series, number
 
     def time_s(self, index: int) -> float:
         """Of a frame, counted from 0."""
@@ -192,7 +181,17 @@ def _clip(path: Path, header: Any, file: BinaryIO, fps: float) -> Clip:
             raise SourceError(f"{path}: truncated, {there} of {needed} bytes of pixels are there; copy the file again")
     times_s, period_s = _times(header, max(frames, 1), fps)
     region, spacing_mm = _region(header, rows, columns)
-    return Clip(path, header, element, max(frames, 1), times_s, period_s, region, spacing_mm)
+    uids, patient_id, order = _identity(header)
+    return Clip(path, header, element, max(frames, 1), times_s, period_s, region, spacing_mm, uids, patient_id, order)
+
+
+def _identity(header: Any) -> tuple[tuple[str, str, str, str], str, tuple[str, str, float, str, float]]:
+    """`uids`, `patient_id` and `order` of a clip, read early: pydicom looks into an element only when asked for it."""
+    keys = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    sop_class, sop, study, series = (_text(header, key) for key in keys)
+    series_number, number = (finite(header.get(key)) or 0.0 for key in ("SeriesNumber", "InstanceNumber"))
+    order = (_text(header, "StudyDate"), study, series_number, series, number)
+    return (sop_class, sop, study, series), _text(header, "PatientID"), order
 
 
 def _find_pixels(path: Path, syntax: Any, file: BinaryIO) -> Element:

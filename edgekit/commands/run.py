@@ -137,8 +137,8 @@ def run(
     describe(opened)
     notice(DISCLAIMER)
     with Predictor.open(opened.path, threads=threads, clock=time.monotonic_ns, **choice) as predictor:
-        known = None if is_synthetic(source) else opened.manifest.features
-        judge = Guard(reference=None if known is None else known.at(artifact.precision)) if guard else None
+        reference = None if is_synthetic(source) else opened.manifest.feature_reference(artifact.precision)
+        judge = Guard(reference=reference) if guard else None
         analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
         info = {
             "source": _public(source),
