@@ -3,7 +3,8 @@
 Both pictures are brought to 128×128 pixels, freed of brightness that varies slowly (gain, depth) and of what is fixed on
 the screen (letters, rulers, the black surround). The peak of their phase correlation (Kuglin and Hines, Proc. IEEE Conf.
 Cybernetics and Society, 1975) is one guess at the shift, rest another, and where something is fixed, the best match of
-what is not, a third. The guess by which the pictures agree best is the shift, if they agree at all.
+what is not, a third, for which the pictures are compared without what is fixed. The guess by which they agree best is the
+shift, if they agree at all; a peak by which the whole pictures agree well is believed at once.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ REACH: Final = 0.3
 AGREEMENT: Final = 0.35
 """The smallest correlation of the two pictures, laid over each other, at which a shift is believed. Two other pictures stay
 below it, speckle that is drawn anew leaves it well above (tests/test_edge_motion.py)."""
+SURE: Final = 0.8
+"""Above this correlation of the whole pictures nobody looks for what is fixed: too little of them can be."""
 _SAME: Final = 0.5
 """Mean |difference| in grey levels below which nothing moved."""
 _FIXED: Final = 3
@@ -33,6 +36,8 @@ _AROUND: Final = (21, 21)
 """The surroundings of a pixel."""
 _MARGIN: Final = 26
 """How far a picture with something fixed on it is searched: a fifth of its side."""
+
+_REST: Final = (0.0, 0.0)
 
 _Plane = NDArray[np.float32]
 
@@ -110,21 +115,29 @@ def _small_shift(before: _Small, after: _Small) -> Shift | None:
     if cv2.mean(difference)[0] < _SAME:
         return Shift(0.0, 0.0, 1.0) if cv2.meanStdDev(after.pixels)[1][0, 0] >= _SAME else None
     first, second = before.detail, after.detail
+    peak = _peak(first, second)
+    found = [_checked(first, second, guess, _EVERYWHERE) for guess in (_REST, peak)]
+    if _agreement(found[1]) >= max(SURE, _agreement(found[0])):
+        return found[1]
     fixed = ((difference <= _FIXED) & (np.abs(first) >= _STEEP)).astype(np.uint8)
-    guesses = [(0.0, 0.0), _peak(first, second)]
-    screen = _EVERYWHERE
     if fixed.any():
         screen = np.asarray(1 - cv2.dilate(fixed, np.ones((7, 7), np.uint8)), np.float32)
         shown = np.asarray(np.maximum(cv2.blur(screen, _AROUND), 1e-3), np.float32)
         first, second = before.detail_on(screen, shown), after.detail_on(screen, shown)
-        guesses.append(_match(first, second, screen))
-    found = [_checked(first, second, guess, screen) for guess in guesses]
-    best = max((shift for shift in found if shift is not None), key=lambda shift: shift.agreement, default=None)
-    return best if best is not None and best.agreement >= AGREEMENT else None
+        guesses = (_REST, peak, _match(first, second, screen))
+        found = [_checked(first, second, guess, screen) for guess in guesses]
+    best = max(found, key=_agreement)
+    return best if _agreement(best) >= AGREEMENT else None
+
+
+def _agreement(shift: Shift | None) -> float:
+    return -1.0 if shift is None else shift.agreement
 
 
 def _peak(first: _Plane, second: _Plane) -> tuple[float, float]:
-    (x, y), _ = cv2.phaseCorrelate(first, second, _WINDOW)
+    (x, y), _ = cv2.phaseCorrelate(
+        first.copy(), second.copy(), _WINDOW
+    )  # OpenCV applies the window to what it is given
     return x, y
 
 
@@ -155,7 +168,7 @@ def _checked(first: _Plane, second: _Plane, guess: tuple[float, float], screen: 
     if not max(abs(x), abs(y)) <= REACH * SIDE:
         return None
     moved, seen = first, screen
-    if guess != (0.0, 0.0):
+    if guess != _REST:
         move = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
         moved = np.asarray(cv2.warpAffine(first, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.float32)
         seen = np.asarray(cv2.warpAffine(screen, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.float32) * screen

@@ -114,6 +114,15 @@ def test_motion_is_told_from_frame_to_frame() -> None:
     assert motion.update(view(PHANTOMS[1], 4, -7)) is None
 
 
+def test_from_frame_to_frame_it_is_as_between_the_two() -> None:
+    """What is kept of a frame is not changed by the look at it: OpenCV's phase correlation writes into its arguments."""
+    views = [noisy(view(PHANTOMS[2], 9 * step, 4 * step), step) for step in range(4)]
+    motion = Motion()
+    assert motion.update(views[0]) is None
+    for before, after in itertools.pairwise(views):
+        assert motion.update(after) == estimate_shift(before, after)
+
+
 def test_a_picture_of_another_size_is_no_shift() -> None:
     motion = Motion()
     motion.update(view(PHANTOMS[1], 0, 0))
