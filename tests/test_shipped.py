@@ -19,7 +19,7 @@ from emtnet.recipe import default_recipe
 from emtnet.weights import SHIPPED, load_checkpoint
 
 __all__ = ["edgekit"]
-pytestmark = pytest.mark.parametrize("network", [NetworkName.emtnet.value])
+pytestmark = pytest.mark.parametrize("network", [name.value for name in NetworkName])
 
 
 def test_a_shipped_checkpoint_was_trained_by_the_recipe_that_the_model_card_measures(network: str) -> None:
