@@ -1,6 +1,7 @@
 """Analysis of one frame: region of interest, guard, network, findings. What leaves here has nothing outside the region."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from edge.guard import Guard, GuardKind, Verdict, unsettled
 from edge.predictor import Predictor
 from edge.preprocess import Box
 from edge.roi import Mode, Roi, RoiFinder, black_out
+from edge.tracking import PATIENCE_S
+
+_NO_PIXELS: Final = np.zeros((0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +43,10 @@ class Analysis:
     preprocessed_ns: int | None = None
     inferred_ns: int | None = None
 
+    def without_pixels(self) -> "Analysis":
+        """The same with empty `pixels` and `grey`, for who needs none: a full HD picture in colour is 8 MB with them."""
+        return replace(self, pixels=_NO_PIXELS, grey=_NO_PIXELS)
+
 
 class FrameAnalyser:
     """Analyses the frames of one run in their order; an `edge.stream.Analyser`. It closes the predictor.
@@ -60,6 +68,7 @@ class FrameAnalyser:
         self._follower = Follower(predictor.interpretation, smooth=smooth)
         self._session = 1
         self._last: tuple[Finding, float] | None = None
+        self._rejected_s: float | None = None
 
     def analyse(self, frame: Frame) -> Analysis:
         """The region, the guard's word, and the finding where it has none. Raises DataError, EngineError, SourceError."""
@@ -88,6 +97,9 @@ class FrameAnalyser:
             verdict = self._guard.familiar(features)
             if verdict.reason:
                 return self._rejected(known, verdict, time_s)
+        if self._rejected_s is not None and time_s - self._rejected_s > PATIENCE_S:
+            self._follower.reset()
+        self._rejected_s = None
         finding = self._follower.update(
             said, grey, time_s=time_s, spacing_mm=picture.spacing_mm, origin=(roi.box.left, roi.box.top)
         )
@@ -103,16 +115,18 @@ class FrameAnalyser:
         """The word before the network runs; without a guard only an unknown region is rejected."""
         if self._guard is None:
             return unsettled(roi)
-        return self._guard.check(grey, colour, roi, None, round(time_s * 1e9))
+        return self._guard.check(grey, colour, roi, round(time_s * 1e9))
 
     def _rejected(self, known: Analysis, verdict: Verdict, time_s: float) -> Analysis:
-        """A frozen picture is still being read: it keeps its finding. Any other rejection ends what was followed."""
+        """A frozen picture is still being read: it keeps its finding. Any other rejection ends what was followed, unless it is
+        brief: a guard that errs on a frame in a hundred must not make a hundred lesions of one.
+        """
         if verdict.kind is GuardKind.FROZEN and self._last is not None:
             finding, found_s = self._last
             return replace(known, finding=finding, reason=verdict.reason, finding_age_s=time_s - found_s)
         if verdict.kind is not GuardKind.FROZEN:
-            self._follower.reset()
             self._last = None
+            self._rejected_s = time_s if self._rejected_s is None else self._rejected_s
         return replace(known, reason=verdict.reason)
 
     def _start_afresh(self) -> None:
@@ -121,4 +135,4 @@ class FrameAnalyser:
             self._guard.reset()
         self._finder.reset()
         self._follower.reset()
-        self._last = None
+        self._last = self._rejected_s = None

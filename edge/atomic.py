@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,24 +18,25 @@ _RENAME_EXCHANGE: Final = 2
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file all or nothing. Raises SinkError when the disk is full or the place cannot be written."""
-    temporary: str | None = None
     if path.is_symlink():
         path = path.resolve()  # the link stays, what it points at is replaced
     _require_regular(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    made = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)  # less the user's umask
+        made = True
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise SinkError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        if made:
+            temporary.unlink(missing_ok=True)
 
 
 def check_place(path: Path) -> None:

@@ -30,7 +30,8 @@ class SinkPlan(Generic[Result]):
     """A sink and how to open it, also again after it failed.
 
     capacity: results that may wait for it; a full sink loses its oldest. again: whether it may be opened anew after a failure; a
-    file that would be written over may not. drain_s: how long it may take to write what waits when the run ends.
+    file that would be written over may not. drain_s: how long it may take to write what waits when the run ends. kept: what of
+    a result waits, None for all of it; pictures that the sink does not need would fill the memory while it is slow.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SinkPlan(Generic[Result]):
     capacity: int = 64
     again: bool = True
     drain_s: float = 5.0
+    kept: Callable[[Result], Result] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Delivery(Generic[Result]):
 
     def offer(self, result: Result) -> None:
         """Hand a result over; never waits."""
+        if self._plan.kept is not None:
+            result = self._plan.kept(result)
         try:
             replaced = self._waiting.put(result)
         except Closed:

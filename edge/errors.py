@@ -57,8 +57,8 @@ class DriftExceeded(EdgekitError):  # noqa: N818 (a finding, not a fault)
 
 
 def told(error: Exception) -> str:
-    """An error as a run tells it: ours by its message, which says it all; any other with its kind."""
-    return str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
+    """An error as a run tells it, never empty: ours by its message, which says it all; any other with its kind."""
+    return str(error) if isinstance(error, EdgekitError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

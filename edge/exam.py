@@ -24,6 +24,7 @@ from edge.analysis import Analysis
 from edge.atomic import write_text
 from edge.findings import Finding, Lesion
 from edge.frame import GreyImage
+from edge.overlay import DISCLAIMER
 from edge.tracking import PATIENCE_S
 
 POINTS: Final = 256
@@ -34,6 +35,7 @@ MIN_S: Final = 0.3
 PICTURE_SIDE: Final = 640
 """Longest side of a key frame's picture."""
 SCHEMA: Final = 1
+FILES: Final = ("exam.json", "exam.html")
 _STILL: Final = 0.01
 _USUAL: Final = 0.9
 _LARGER: Final = 1.02
@@ -151,6 +153,7 @@ class ExamSummary:
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
+            "notice": DISCLAIMER,
             "source": self.source,
             "started": self.started,
             "duration_s": round(self.duration_s, 3),
@@ -332,8 +335,9 @@ def write_exam(folder: Path, summary: ExamSummary) -> None:
     """Write exam.json and exam.html into `folder`, each all or nothing; other files stay. Raises SinkError."""
     from edge.exam_page import exam_page
 
-    write_text(folder / "exam.json", json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "exam.html", exam_page(summary))
+    data, page = FILES
+    write_text(folder / data, json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / page, exam_page(summary))
 
 
 def _sharpness(grey: GreyImage, lesion: Lesion, corner: tuple[int, int]) -> float:

@@ -20,7 +20,8 @@ _STYLE: Final = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 62rem; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 0 0 .8rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 0 0 .8rem; }
 p { margin: .3rem 0; } .soft { color: var(--soft); } .notice { border-left: 4px solid var(--positive); padding: .3rem .8rem;
   margin: 1rem 0; background: var(--card); font-weight: 600; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 1.1rem 1.25rem;
@@ -80,7 +81,7 @@ def _course(summary: ExamSummary) -> list[str]:
     said = [f"started {summary.started}"] if summary.started else []
     said += [f"duration {clock(summary.duration_s)}", f"{summary.frames} frames analysed"]
     if summary.rejected:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.rejected.items()))
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(summary.rejected.items()))
         said.append(f"{sum(summary.rejected.values())} not analysed ({reasons})")
     return said
 
@@ -91,7 +92,10 @@ def _overview(summary: ExamSummary) -> str:
     )
     frames = f'<p class="soft">Frames by call – {escape(calls)}</p>' if calls else ""
     if not summary.lesions:
-        return f"<section><h2>Lesions</h2><p>No lesion was outlined for long enough to be listed.</p>{frames}</section>"
+        said = "No lesion was outlined for long enough to be listed."
+        if not summary.frames:  # no lesion listed must not read as none there
+            said = "No frame was analysed: nothing is known of lesions."
+        return f"<section><h2>Lesions</h2><p>{said}</p>{frames}</section>"
     label = escape(f"p({summary.positive})")
     head = ["Lesion", "Longest diameter", "Area", "Call at key frame"]
     if summary.positive is not None:

@@ -117,18 +117,11 @@ class Guard:
         self._anchor: _Anchor | None = None
         self._shape: _Shape | None = None
 
-    def check(
-        self,
-        grey: GreyImage,
-        colour: NDArray[np.uint8] | None,
-        roi: Roi,
-        features: NDArray[np.float32] | None,
-        captured_ns: int,
-    ) -> Verdict:
-        """Judge a frame by its region's pixels.
+    def check(self, grey: GreyImage, colour: NDArray[np.uint8] | None, roi: Roi, captured_ns: int) -> Verdict:
+        """Judge a frame by its region's pixels, before the network runs; `familiar` judges what that makes of it.
 
-        grey: (h, w) uint8, colour: (h, w, 3) BGR uint8 or None, both of `roi.box`. features: None before the network has
-        run; `familiar` then judges them later. captured_ns: of any clock that does not go back.
+        grey: (h, w) uint8, colour: (h, w, 3) BGR uint8 or None, both of `roi.box`. captured_ns: of any clock that does not go
+        back.
         """
         if not roi.settled:
             self._anchor = None
@@ -142,7 +135,7 @@ class Guard:
             return verdict
         if still_s >= self._limits.frozen_s:
             return Verdict("the picture is frozen", GuardKind.FROZEN)
-        return Verdict() if features is None else self.familiar(features)
+        return Verdict()
 
     def reset(self) -> None:
         """Forget the pictures seen: the source was opened again."""

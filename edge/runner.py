@@ -1,7 +1,7 @@
 """What a run is made of: the sinks that its options ask for, and the words about it that pages and files carry."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,11 @@ class Outputs:
             from edge.sinks.jsonl import JsonLinesSink
 
             results = self.results
-            plans.append(SinkPlan("results", lambda: JsonLinesSink(results, info), capacity=256, again=False))
+            plans.append(
+                SinkPlan(
+                    "results", lambda: JsonLinesSink(results, info), capacity=256, again=False, kept=_without_pixels
+                )
+            )
         return plans
 
     def _dicom_plan(self, folder: Path, info: Mapping[str, str]) -> Plan:
@@ -96,7 +100,11 @@ class Outputs:
                 "accession_number": self.accession,
             }
             identity = Identity(**{name: value for name, value in said.items() if value is not None})
-        return SinkPlan("DICOM", lambda: DicomSink(folder, identity, bundle=info, outlines=self.outlines), drain_s=15.0)
+        # A file's path or a host of the clinic is nothing for an archive.
+        bundle = {name: value for name, value in info.items() if name != "source"}
+        return SinkPlan(
+            "DICOM", lambda: DicomSink(folder, identity, bundle=bundle, outlines=self.outlines), drain_s=15.0
+        )
 
     def _web_plans(
         self,
@@ -126,6 +134,10 @@ class Outputs:
             return sink
 
         return [SinkPlan("page", page, capacity=1), SinkPlan("recording by the page", lambda: button, capacity=32)]
+
+
+def _without_pixels(result: Result[Analysis]) -> Result[Analysis]:
+    return result if result.found is None else replace(result, found=result.found.without_pixels())
 
 
 def leave_cores_to_engine() -> None:

@@ -7,7 +7,7 @@ the weights and the offset into the batch norm's mean. Exact but for the frame's
 """
 
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ _GAIN = 128.0 / 127.5
 def load_imagenet_encoder(network: EmtNet, path: Path) -> None:
     """Fill the encoder of `network` from the .npz at `path`. Raises DataError when it is not that file."""
     try:
+        if path.is_file() and not is_zipfile(path):
+            raise BadZipFile("no .npz archive")  # numpy would advise to load it unsafely
         with np.load(path) as arrays:
             weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         with torch.no_grad():

@@ -25,6 +25,7 @@ from edge.manifest import OperatingPoint
 from edge.versions import versions
 from emtnet.batches import LoadedCase, batch_count, batches, load_cases
 from emtnet.calls import Calls
+from emtnet.duplicates import require_alike, twins
 from emtnet.engine import POSITIVE, UNSET, torch_predictor
 from emtnet.imagenet import load_imagenet_encoder
 from emtnet.loss import Targets
@@ -100,6 +101,8 @@ def train(
     cases = load_cases(data)
     tuned_on = selection.fingerprints() if selection else ()
     _require_separate(cases, tuned_on)
+    for pair in twins((loaded.case, loaded.fingerprint) for loaded in cases):
+        require_alike(*pair)
     if start.teacher is not None and start.teacher.info.used_frames().keys() & set(tuned_on):
         raise DataError(
             "the teacher has seen selection cases, which would choose the epoch by what they were learned from"
@@ -351,14 +354,18 @@ def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
             raise TypeError("it holds no run")
     except Exception as error:  # torch.load raises what its unpickler meets
         raise DataError(f"{path}: not a training state ({error}); remove it or choose another -o") from error
-    for key, name in (
-        ("recipe", "recipe"),
-        ("trained_on", "training data"),
-        ("data", "labels or masks"),
-        ("tuned_on", "selection data"),
-        ("start", "encoder or teacher"),
-        ("calls", "operating point"),
+    for key, what in (
+        ("recipe", "another recipe"),
+        ("trained_on", "other training data"),
+        ("data", "other labels or masks"),
+        ("tuned_on", "other selection data"),
+        ("start", "another encoder or teacher"),
+        ("calls", "another operating point"),
     ):
-        if key in identity and state.get(key) != identity[key]:
-            raise DataError(f"{path}: the run was started with another {name}; repeat its options or choose another -o")
+        if key in identity and (found := state.get(key)) != identity[key]:
+            told = ""
+            if key == "recipe" and isinstance(found, dict):
+                odd = sorted(part for part in {*found, *identity[key]} if found.get(part) != identity[key].get(part))
+                told = f" ({', '.join(odd)})"
+            raise DataError(f"{path}: the run was started with {what}{told}; repeat its options or choose another -o")
     return state

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from calibration.dataset import Case, Dataset
+from calibration.dataset import Dataset
 from edge.errors import DataError
 from edge.frame import fingerprint
 from emtnet.answers import Answer, answers_of, read_answers, write_answers
+from emtnet.duplicates import require_alike, twins
 from emtnet.protocol import Run
 from emtnet.recipe import Recipe
 from emtnet.teacher import Teacher
@@ -112,17 +113,11 @@ def _teacher(teachers: Path, run: Run, contents: Mapping[Path, _Content]) -> Tea
 def _require_distinct(runs: Sequence[Run], contents: Mapping[Path, _Content]) -> None:
     """Refuse a frame that counts twice: in two folders, under two labels, or in training and test of one run."""
     for run in runs:
-        known: dict[str, Case] = {}
         trained = {case.image for case in run.training}
-        for case in (*run.training, *run.test):
-            frame = contents[case.image].frame
-            if (twin := known.get(frame)) is None:
-                known[frame] = case
-                continue
-            if twin.image == case.image:
-                raise DataError(f"{case.image}: is among the data twice; name each folder once")
-            same = f"{twin.image} and {case.image} are the same frame"
-            if (twin.image in trained) != (case.image in trained):
-                raise DataError(f"{same}, on both sides of {run.held_out}; remove one, or give both one group and fold")
-            if twin.image.parent != case.image.parent or twin.label != case.label:
-                raise DataError(f"{same}; remove one, so that no case counts twice")
+        for first, case in twins((case, contents[case.image].frame) for case in (*run.training, *run.test)):
+            if (first.image in trained) != (case.image in trained):
+                raise DataError(
+                    f"{first.image} and {case.image} are the same frame, on both sides of {run.held_out}; "
+                    "remove one, or give both one group and fold"
+                )
+            require_alike(first, case)

@@ -127,6 +127,19 @@ def test_another_fault_forgets_the_last_finding() -> None:
     assert found.finding is None
 
 
+@pytest.mark.parametrize(("rejected", "number"), [(1, 1), (6, 1), (9, 2), (30, 2)])
+def test_a_lesion_keeps_its_number_over_a_brief_rejection_alone(rejected: int, number: int) -> None:
+    """A guard may reject a good frame in fifty; each would otherwise be the end of every lesion."""
+    watched = analyser(guard=Guard())
+    watched.analyse(frame(0, screen(0)))
+    for index in range(1, 1 + rejected):
+        assert "no contact" in watched.analyse(frame(index, np.zeros((280, 360), np.uint8))).reason
+    for index in range(1 + rejected, 4 + rejected):
+        found = watched.analyse(frame(index, screen(index)))
+        assert found.finding is not None
+        assert [lesion.track for lesion in found.finding.lesions] == [number]
+
+
 def test_a_source_that_was_opened_again_begins_afresh() -> None:
     watched = analyser(guard=Guard())
     first = watched.analyse(frame(0, screen(0)))

@@ -56,6 +56,15 @@ def test_a_file_is_written_with_its_parents_readable_by_all(tmp_path: Path) -> N
     assert names(file.parent) == ["report.json"]
 
 
+def test_who_keeps_files_to_himself_has_them_so(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_bytes(tmp_path / "patient.dcm", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "patient.dcm").stat().st_mode & 0o777 == 0o600
+
+
 def test_text_is_utf8_and_replaces_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text("something much longer than the new content")

@@ -174,6 +174,7 @@ def test_the_files_are_written_and_the_folder_keeps_its_others(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exam.html", "exam.json", "recording.mkv"]
     told = json.loads((tmp_path / "exam.json").read_text())
     assert told == summary_with().to_json()
+    assert told["notice"] == DISCLAIMER
     assert [each["track"] for each in told["lesions"]] == [1, 2]
     assert told["lesions"][0]["key_frame"]["lesion"]["diameter_mm"] == pytest.approx(lesion().diameter_mm, abs=0.01)
 
@@ -244,11 +245,17 @@ def test_names_cannot_break_the_page() -> None:
 
 
 def test_an_exam_without_lesions_or_classes_has_a_page() -> None:
-    assert "No lesion was outlined" in exam_page(Exam("nothing").summary())
+    assert "No lesion was outlined" in exam_page(replace(Exam("nothing").summary(), frames=1))
     bare = replace(finding(lesion()), decision="lesion", probabilities={}, positive=None, threshold=None)
     text = exam_page(exam_of(*[bare] * 4).summary())
     read(text)
     assert "Lesion 1" in text and "p(" not in text
+
+
+def test_an_exam_of_which_no_frame_was_analysed_does_not_read_as_one_without_lesions() -> None:
+    text = exam_page(replace(Exam().summary(), rejected={"the first 30% of the picture": 33, "frozen": 2}))
+    assert "No frame was analysed" in text and "No lesion was outlined" not in text
+    assert "35 not analysed (2 × frozen, 33 × the first 30% of the picture)" in text
 
 
 def test_times_read_as_minutes_and_seconds() -> None:
@@ -265,7 +272,7 @@ def chromium() -> str:
 
 def test_a_browser_draws_it_in_both_schemes_without_a_request(chromium: str, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    write_exam(tmp_path, summary_with())
+    write_exam(tmp_path, summary_with(source="/a/long/way/to/" + "recording" * 20 + ".mp4"))
     address = (tmp_path / "exam.html").as_uri()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -29,7 +29,7 @@ def still() -> GreyImage:
 
 
 def kind(guard: Guard, grey: GreyImage, time_s: float = 0.0, colour: NDArray[np.uint8] | None = None) -> GuardKind:
-    return guard.check(grey, colour, whole(grey), None, round(time_s * SECOND)).kind
+    return guard.check(grey, colour, whole(grey), round(time_s * SECOND)).kind
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -78,7 +78,7 @@ def test_each_fault_of_the_declared_range_is_named(still: GreyImage, name: str) 
     for seed in range(8):
         made = STILL_FAULTS[name](still, np.random.default_rng(seed))
         colour = made if made.ndim == 3 else None
-        verdict = Guard().check(to_grey(made), colour, whole(made), None, 0)
+        verdict = Guard().check(to_grey(made), colour, whole(made), 0)
         assert verdict.kind == expected, seed
         assert verdict.reason
 
@@ -96,8 +96,8 @@ def test_a_coloured_logo_in_the_masked_corner_does_not_count(still: GreyImage) -
     mask[:60, :60] = False
     roi = Roi(Box(0, 0, *still.shape), mask, True, False)
     picture = np.asarray(colour, np.uint8)
-    assert Guard().check(still, picture, roi, None, 0).kind is GuardKind.SOUND
-    assert Guard().check(still, picture, whole(still), None, 0).kind is GuardKind.DOPPLER
+    assert Guard().check(still, picture, roi, 0).kind is GuardKind.SOUND
+    assert Guard().check(still, picture, whole(still), 0).kind is GuardKind.DOPPLER
 
 
 def test_only_the_masked_part_counts_for_contact_and_gain(still: GreyImage) -> None:
@@ -107,27 +107,27 @@ def test_only_the_masked_part_counts_for_contact_and_gain(still: GreyImage) -> N
     rng = np.random.default_rng(2)
     for fault, expected in ((air, GuardKind.NO_CONTACT), (saturated, GuardKind.SATURATED)):
         pixels = np.where(mask, fault(still, rng), 0).astype(np.uint8)
-        assert Guard().check(pixels, None, roi, None, 0).kind is expected
+        assert Guard().check(pixels, None, roi, 0).kind is expected
     sector = np.where(mask, still, 0).astype(np.uint8)
-    assert Guard().check(sector, None, roi, None, 0).kind is GuardKind.SOUND
+    assert Guard().check(sector, None, roi, 0).kind is GuardKind.SOUND
 
 
 def test_nothing_is_judged_before_the_region_is_known(still: GreyImage) -> None:
     sought = replace(whole(still), settled=False)
-    first = Guard().check(still, None, sought, None, 0)
-    again = Guard().check(still, None, replace(sought, changed=True), None, 0)
+    first = Guard().check(still, None, sought, 0)
+    again = Guard().check(still, None, replace(sought, changed=True), 0)
     assert (first.kind, again.kind) == (GuardKind.SEARCHING, GuardKind.LAYOUT)
     assert first.reason == "looking for the scan region"
     assert "layout changed" in again.reason
 
 
-def test_features_far_from_calibration_are_unfamiliar(still: GreyImage) -> None:
+def test_features_far_from_calibration_are_unfamiliar() -> None:
     rng = np.random.default_rng(0)
     usual = rng.normal(1.0, 0.1, (60, 8)).astype(np.float32)
     guard = Guard(reference=fit_reference(usual))
     near, far = usual[:1], usual[:1] + np.array([[3, -3, 3, -3, 3, -3, 3, -3]], np.float32)
-    assert guard.check(still, None, whole(still), near, 0).kind is GuardKind.SOUND
-    assert guard.check(still, None, whole(still), far, 1).kind is GuardKind.UNFAMILIAR
+    assert guard.familiar(near).kind is GuardKind.SOUND
+    assert guard.familiar(far).kind is GuardKind.UNFAMILIAR
     assert guard.familiar(far).reason.startswith("unfamiliar")
     assert guard.familiar(np.full((1, 8), np.nan, np.float32)).kind is GuardKind.UNFAMILIAR
     assert Guard().familiar(far) == Verdict()
@@ -137,7 +137,7 @@ def test_features_far_from_calibration_are_unfamiliar(still: GreyImage) -> None:
 
 def test_pixels_that_are_not_the_regions_are_refused(still: GreyImage) -> None:
     with pytest.raises(ValueError, match="the region"):
-        Guard().check(still[:-1], None, whole(still), None, 0)
+        Guard().check(still[:-1], None, whole(still), 0)
 
 
 def test_impossible_limits_are_refused() -> None:

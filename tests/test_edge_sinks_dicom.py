@@ -312,6 +312,42 @@ def test_a_source_that_cannot_be_referred_to_is_one_clear_error(tmp_path: Path) 
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_one_that_cannot_be_written_takes_no_other_along(tmp_path: Path) -> None:
+    nameless, whole = source_file(tmp_path / "a", missing=("StudyInstanceUID",)), source_file(tmp_path / "b")
+    sink = DicomSink(tmp_path / "out")
+    for track, origin in ((1, nameless), (2, whole), (3, whole)):
+        sink.write(result(track, found=finding(lesion(track)), origin=origin))
+    with pytest.raises(SinkError, match="a: has no StudyInstanceUID"):
+        sink.close()
+    segments = [data.SegmentSequence[0].TrackingID for data in read(tmp_path / "out")["SEG"]]
+    assert segments == ["lesion 2", "lesion 3"]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning")  # as the file is made
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientBirthDate", "31.01.1970"),
+        ("PatientBirthDate", "19700231"),
+        ("PatientSex", "female"),
+        ("PatientAge", "56 Jahre"),
+        ("StudyTime", "10:15"),
+    ],
+)
+def test_a_value_of_the_source_that_dicom_does_not_allow_is_left_out_and_not_told(
+    tmp_path: Path, name: str, value: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    origin = source_file(tmp_path / "source")
+    source = pydicom.dcmread(origin.path)
+    setattr(source, name, value)
+    source.save_as(origin.path)
+    recwarn.clear()
+    (seg,) = write(tmp_path, result(found=finding(lesion()), origin=origin))["SEG"]
+    assert not seg.get(name)
+    assert (str(seg.PatientName), seg.PatientID) == ("Müller^Änne", "0815")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 # Validity and robustness
 
 

@@ -9,8 +9,9 @@ from sink_results import failed, finding, lesion, result
 
 from edge.analysis import Analysis
 from edge.errors import SinkError
-from edge.runner import WebAddress
+from edge.runner import Outputs, WebAddress
 from edge.sinks.exam import ExamSink
+from edge.sinks.jsonl import frame_json
 from edge.sinks.switched import SwitchedRecording
 from edge.stream import Result
 
@@ -100,6 +101,38 @@ def test_the_exam_is_written_at_the_end_whatever_failed_in_between(tmp_path: Pat
     summary = json.loads((tmp_path / "exam" / "exam.json").read_text())
     assert "phantom" in json.dumps(summary)
     assert (tmp_path / "exam" / "exam.html").exists()
+
+
+def test_an_exam_that_is_there_already_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "exam.html").write_text("of another patient")
+    with pytest.raises(SinkError, match=r"exam\.html: exists already and is not written over; name another folder"):
+        ExamSink(tmp_path, source="phantom", started="2026-03-04")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of another patient"]
+
+
+def test_a_run_that_never_began_leaves_no_exam(tmp_path: Path) -> None:
+    ExamSink(tmp_path, source="phantom", started="2026-03-04").close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_that_wait_to_be_written_as_lines_hold_no_pictures(tmp_path: Path) -> None:
+    (plan,) = Outputs(results=tmp_path / "r.jsonl").plans({}, pytest.fail, print)
+    assert plan.kept is not None
+    (whole,) = results(1)
+    kept = plan.kept(whole)
+    assert kept.found is not None
+    assert (kept.found.pixels.nbytes, kept.found.grey.nbytes) == (0, 0)
+    assert frame_json(kept) == frame_json(whole)
+    assert plan.kept(failed(1)).found is None
+
+
+def test_an_archive_is_not_told_where_the_frames_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr("edge.sinks.dicom.DicomSink", lambda *_, bundle, **__: told.append(bundle))
+    info = {"source": "DOE^JANE/clip.dcm", "network": "emtnet"}
+    (plan,) = Outputs(dicom=tmp_path / "d").plans(info, pytest.fail, print)
+    plan.open()
+    assert told == [{"network": "emtnet"}]
 
 
 @pytest.mark.parametrize(

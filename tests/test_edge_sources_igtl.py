@@ -237,6 +237,12 @@ def test_length_of_gigabytes_is_refused_before_anything_is_read(kind: str, claim
     assert f"claims {claimed} bytes" in refusal(bytes(head), over=False)
 
 
+def test_a_name_cannot_steer_the_terminal_that_shows_it() -> None:
+    head = bytearray(message("\x1b[2JPOLY", b""))
+    head[42:50] = struct.pack(">Q", MAX_SKIPPED_BYTES + 1)
+    assert "\ufffd[2JPOLY message" in refusal(bytes(head), over=False)
+
+
 def test_peer_that_speaks_otherwise_is_found_out() -> None:
     assert "not an OpenIGTLink message" in refusal(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" + bytes(40))
 

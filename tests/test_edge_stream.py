@@ -110,6 +110,39 @@ def test_a_recorded_source_keeps_its_own_time_under_newest() -> None:
     assert time.monotonic() - started < 60.0
 
 
+def test_a_recording_that_waits_for_its_next_frame_is_stopped_at_once() -> None:
+    status = stream(ListSource([picture(0.0), picture(3600.0)]), policy="newest").run(duration_s=0.1)
+    assert status.error is None
+    assert adds_up(status)
+
+
+@pytest.mark.parametrize(
+    ("live", "policy", "waits"), [(False, "all", True), (False, "newest", False), (True, "all", False)]
+)
+def test_only_a_recording_of_which_every_frame_is_wanted_waits_for_its_analysis(
+    live: bool, policy: Policy, waits: bool
+) -> None:
+    seen: list[bool] = []
+
+    def note(frame: Frame) -> None:
+        seen.append(frame.waits)
+        running.stop()
+
+    running = stream(ListSource([picture(0.0)], live=live), Notes(note), policy=policy)
+    running.run(duration_s=60.0)
+    assert seen == [waits]
+
+
+def test_the_time_of_a_live_source_goes_on_where_its_clock_does_not() -> None:
+    times: list[float | None] = []
+    source = ListSource([picture(50.0), picture(1.0), picture(7200.0)], live=True)
+    running = stream(source, Notes(lambda frame: times.append(frame.picture.time_s)))
+    source._steps = [*source._steps, source.wait]
+    running.run(tick=lambda status: running.stop() if len(times) == 3 else None, tick_s=0.02, duration_s=60.0)
+    assert times[0] == 50.0
+    assert all(50.0 < time_s < 60.0 for time_s in times[1:] if time_s is not None)
+
+
 def test_rejected_frames_have_their_reason_and_are_delivered() -> None:
     shelf = Shelf()
     notes = Notes(lambda frame: "no contact" if frame.number % 2 else None)
@@ -133,6 +166,16 @@ def test_one_failure_of_the_engine_is_told_and_the_run_goes_on() -> None:
     assert adds_up(status)
 
 
+def test_failures_of_the_engine_between_good_frames_do_not_add_up_to_an_end() -> None:
+    def fail_every_other(frame: Frame) -> None:
+        if frame.number % 2:
+            raise EngineError("the engine hiccuped")
+
+    status = stream(ListSource([picture() for _ in range(4 * FAILURES)]), Notes(fail_every_other)).run()
+    assert status.ledger.counts[Outcome.FAILED] == 2 * FAILURES
+    assert status.error is None
+
+
 def test_an_engine_that_keeps_failing_ends_the_run_with_its_cause() -> None:
     cause = RuntimeError("out of memory")
 
@@ -149,6 +192,15 @@ def test_an_engine_that_keeps_failing_ends_the_run_with_its_cause() -> None:
     assert shelf.closed == 1
     assert adds_up(status)
     assert not status.sound
+
+
+def test_an_error_without_words_ends_the_run_by_its_name() -> None:
+    def fail(frame: Frame) -> None:
+        raise EngineError
+
+    status = stream(ListSource([picture() for _ in range(100)]), Notes(fail)).run()
+    assert (status.error or "").startswith("EngineError")
+    assert adds_up(status)
 
 
 def test_a_mistake_in_the_analysis_ends_the_run_at_once() -> None:
@@ -211,6 +263,63 @@ def test_a_live_source_that_fails_is_opened_again() -> None:
     assert status.reconnects >= 5
 
 
+def test_once_frames_came_the_next_try_to_connect_is_soon_again() -> None:
+    failures: list[int] = []
+
+    class Counted(Backoff):
+        def failed(self) -> None:
+            super().failed()
+            failures.append(self._failures)
+
+    sessions = [ListSource([picture(), SourceError("cable out")], live=True) for _ in range(4)]
+
+    def opening() -> ListSource:
+        if not sessions:
+            running.stop()
+            raise SourceError("gone for good")
+        return sessions.pop(0)
+
+    running = Stream(opening, Notes(), policy="all", backoff=lambda: Counted(first_s=0.001, most_s=0.01))
+    running.run(duration_s=60.0)
+    assert failures[:4] == [1, 1, 1, 1]
+
+
+def test_a_source_that_runs_again_is_in_no_trouble_and_its_fault_is_kept() -> None:
+    again = ListSource([], live=True)
+    again._steps = [picture(), again.wait]
+    sessions = [again, ListSource([picture(), SourceError("cable out")], live=True)]
+    statuses: list[StreamStatus] = []
+
+    def look(frame: Frame) -> None:
+        if frame.session == 2:
+            statuses.append(running.status())
+            running.stop()
+
+    running = stream(sessions.pop, Notes(look))
+    running.run(duration_s=60.0)
+    (status,) = statuses
+    assert (status.trouble, status.fault, status.reconnects) == (None, "cable out", 1)
+
+
+def test_a_source_that_opens_again_only_after_the_stop_is_let_go() -> None:
+    sessions, late = [ListSource([picture(), SourceError("cable out")], live=True)], ListSource([picture()], live=True)
+
+    def opening() -> ListSource:
+        if sessions:
+            return sessions.pop()
+        running.stop()
+        assert running._capture is not None
+        assert running._capture._stopping.wait(60.0)
+        time.sleep(0.05)  # what closes the open source has passed
+        return late
+
+    running = stream(opening)
+    status = running.run(duration_s=60.0)
+    assert late.closed.wait(60.0)
+    assert status.error is None
+    assert adds_up(status)
+
+
 def test_a_source_that_is_not_there_is_an_error_at_once() -> None:
     def missing() -> ListSource:
         raise SourceError("camera 7: no such device")
@@ -271,6 +380,16 @@ def test_a_slow_sink_loses_its_oldest_results_and_nobody_waits_for_it() -> None:
     assert slow.numbers[-3:] == [17, 18, 19]
     assert status.sinks[0].lost == 20 - len(slow.kept)
     assert status.sinks[0].lost >= 15
+
+
+def test_only_what_a_sink_needs_waits_for_it() -> None:
+    shelf = Shelf()
+    bare: SinkPlan[Result[Note]] = SinkPlan("shelf", lambda: shelf, kept=lambda result: Result(result.record, None))
+    whole = Shelf()
+    stream(ListSource([picture() for _ in range(3)]), None, bare, plan(whole)).run()
+    assert shelf.numbers == whole.numbers == [0, 1, 2]
+    assert [result.found for result in shelf.kept] == [None] * 3
+    assert all(result.found is not None for result in whole.kept)
 
 
 def test_a_sink_that_never_returns_does_not_keep_the_run() -> None:

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from web_results import Recorder, case, result
 
+from edge.capture import SourceState
+from edge.delivery import SinkStatus
+from edge.ledger import FrameRecord, Ledger, Outcome
 from edge.overlay import DISCLAIMER, POSITIVE_COLOUR
+from edge.stream import StreamStatus
 from edge.web.server import WebSink
 
 api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -356,6 +360,16 @@ def test_words_stand_out_from_what_is_behind_them(browser: Any, scheme: str) -> 
                 )
                 low, high = sorted(luminance(colour) for colour in colours)
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (name, selector, colours)
+
+
+def test_what_source_and_sinks_missed_is_told_in_words(browser: Any) -> None:
+    ledger = Ledger()
+    ledger.end(FrameRecord(ledger.capture(lost=3), Outcome.DROPPED, 0, "a newer frame came"))
+    sinks = (SinkStatus("results", 8, 1, 0, None), SinkStatus("recording", 7, 2, 0, None))
+    status = StreamStatus(SourceState.RUNNING, None, 0, None, ledger.summary(), sinks, None)
+    with looking(browser, status=lambda: status) as (page, _, _):
+        says(page, "#ledger", "1 skipped, 0 failed; 3 more missed by the source")
+        says(page, "#troubles", "results: 1 result was lost.*recording: 2 results were lost")
 
 
 def test_the_token_does_not_stay_in_the_address(browser: Any) -> None:

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.capture import SourceState
+from edge.ledger import FrameRecord, Ledger, Outcome
 from edge.sinks.jsonl import read_results
+from edge.stream import StreamStatus
+from edgekit.commands.run import _line, _report
 
 pytest.importorskip("openvino")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -55,6 +59,16 @@ def test_a_run_over_a_recorded_source_writes_what_was_asked_for_and_adds_up(tmp_
     assert (tmp_path / "exam" / "exam.html").stat().st_size > 1000
     assert "Research use only" in run.stderr
     assert re.search(r"frames captured\s*│\s*20", run.stdout)
+    assert re.search(r"drop rate\s*│\s*0\.0%", run.stdout)
+
+
+def test_what_the_source_missed_is_told_live_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger()
+    ledger.end(FrameRecord(ledger.capture(lost=3), Outcome.DROPPED, 0, "a newer frame came"))
+    status = StreamStatus(SourceState.RUNNING, None, 0, None, ledger.summary(), (), None)
+    assert "1 dropped), 3 missed by the source, drop rate 100%, latency p50/p90/p99 –/–/– ms" in _line(status)
+    _report(status)
+    assert re.search(r"missed by the source\s*│\s*3", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
@@ -98,6 +112,8 @@ def test_the_page_is_served_while_the_run_goes_on(tmp_path: Path) -> None:
         (("phantom:10?seconds=1", "--record", "film.txt"), 1, "film.txt"),
         (("phantom:10?seconds=1", "--results", "."), 1, "error: "),
         (("phantom:10?seconds=1", "--dicom", "d", "--worklist", "none.json"), 1, "none.json"),
+        (("phantom:10?seconds=1", "--worklist", "none.json"), 2, "--worklist has no use without --dicom"),
+        (("phantom:10?seconds=1", "--certificate", "none.pem"), 2, "--certificate has no use without --web"),
         (("phantom:10?seconds=1", "--size", "wide"), 2, "WIDTHxHEIGHT"),
         (("phantom:10?seconds=1", "--policy", "some"), 2, "policy"),
     ],

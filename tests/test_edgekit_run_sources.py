@@ -243,6 +243,7 @@ def test_a_network_source_that_goes_comes_back_and_sends_half_a_picture_is_told_
     watch.join()
     assert ran.code == 0, ran.err
     assert ran.frames["reconnects"] == 2
+    assert ran.frames["fault"] and ran.frames["away_at_end"] is None
     assert ran.frames["captured"] >= 60
     assert f"note: the source failed: http://127.0.0.1:{sender.server_port}/live.mjpg: " in ran.err
     assert "note: the source works again" in ran.err
@@ -258,11 +259,20 @@ def test_a_source_that_stays_away_is_told_and_does_not_keep_the_run(run: Edgekit
 
     with Peer(leave) as peer:
         ran = run(peer.url, "--roi", "none", "--no-guard")
-    assert ran.code == 0, ran.err
+    assert ran.code == 1
+    assert ran.frames["away_at_end"] == ran.frames["fault"]
     assert f"note: the source failed: {peer.url}: " in ran.err
-    assert f"note: the source was away at the end: {peer.url}: cannot be reached (Connection refused)" in ran.err
+    assert f"error: the source was away at the end: {peer.url}: cannot be reached (Connection refused)" in ran.err
     assert "cannot be reached" in ran.frames["fault"]
     assert ran.frames["captured"] == 5
+
+
+def test_a_run_without_a_single_picture_is_no_success(run: EdgekitRun) -> None:
+    with Peer(lambda connection: time.sleep(0.5)) as peer:
+        ran = run(peer.url)
+    assert ran.code == 1
+    assert "error: no picture came from the source; see that it sends" in ran.err
+    assert ran.frames["captured"] == 0
 
 
 @pytest.mark.parametrize(

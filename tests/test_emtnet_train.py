@@ -210,13 +210,13 @@ def test_a_run_is_not_overwritten_and_resumed_only_as_it_was_started(
     before = contents(interrupted)
     with pytest.raises(DataError, match="holds a training run; add --resume"):
         train(data, selection, interrupted, recipe=RECIPE)
-    with pytest.raises(DataError, match="started with another recipe"):
+    with pytest.raises(DataError, match=r"started with another recipe \(balance\); repeat"):
         train(data, selection, interrupted, recipe=replace(RECIPE, balance=0.6), resume=True)
-    with pytest.raises(DataError, match="started with another training data"):
+    with pytest.raises(DataError, match="started with other training data"):
         train(opened(small_dataset, 3), selection, interrupted, recipe=RECIPE, resume=True)
-    with pytest.raises(DataError, match="started with another selection data"):
+    with pytest.raises(DataError, match="started with other selection data"):
         train(data, opened(small_dataset, 3), interrupted, recipe=RECIPE, resume=True)
-    with pytest.raises(DataError, match="started with another selection data"):
+    with pytest.raises(DataError, match="started with other selection data"):
         train(data, None, interrupted, recipe=RECIPE, resume=True)
     with pytest.raises(DataError, match="started with another operating point"):
         train(data, selection, interrupted, recipe=RECIPE, calls=CALLS, resume=True)
@@ -240,7 +240,7 @@ def test_a_changed_picture_is_other_data(small_dataset: Path, tmp_path: Path) ->
     data, out = opened(small_dataset, 1), tmp_path / "run"
     train(data, None, out, recipe=ONCE)
     shutil.copy(small_dataset / "images/9.png", data.cases[0].image)
-    with pytest.raises(DataError, match="started with another training data"):
+    with pytest.raises(DataError, match="started with other training data"):
         train(data, None, out, recipe=ONCE, resume=True)
 
 
@@ -348,6 +348,20 @@ def test_a_selection_frame_that_is_learned_from_under_another_name_is_refused(
     shutil.copy(small_dataset / "images/5.png", small_dataset / "images/2.png")
     with pytest.raises(DataError, match=r"images/2\.png: the same frame is among the selection cases"):
         train(opened(small_dataset, 1), opened(small_dataset, 2), tmp_path / "run", recipe=RECIPE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("label", ["benign", "malignant"])
+def test_a_frame_that_counts_twice_is_refused(small_dataset: Path, tmp_path: Path, label: Label) -> None:
+    """One frame in two folders would weigh double; under two labels it would teach both."""
+    data, elsewhere = opened(small_dataset, 1), tmp_path / "elsewhere" / "x.png"
+    elsewhere.parent.mkdir()
+    shutil.copy(data.cases[0].image, elsewhere)
+    twin = Dataset((*data.cases, replace(data.cases[0], image=elsewhere, label=label, source="Other")))
+    with pytest.raises(DataError, match=r"\.png and .*elsewhere/x\.png are the same frame; remove one"):
+        train(twin, None, tmp_path / "run", recipe=RECIPE)
+    with pytest.raises(DataError, match=r"\.png: is among the data twice; name each folder once"):
+        train(Dataset(data.cases * 2), None, tmp_path / "run", recipe=RECIPE)
     assert not (tmp_path / "run").exists()
 
 

@@ -33,7 +33,7 @@ from emtnet.recipe import Recipe
 from emtnet.validation import validate
 
 SEEDS: Final = (0, 1, 2)
-SHORT: Final = Recipe(epochs=6, small_size=128, small_share=0.5)
+SHORT: Final = Recipe(epochs=3, small_size=128, small_share=0.5)
 BALANCES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 BASE: Final = "multitask, ImageNet, lesion head, balance 0.5"
 CLASS_COLUMNS: Final = {
@@ -68,16 +68,16 @@ class Variant:
 
 def variants() -> list[Variant]:
     """The base first."""
-    changed = [
+    return [
         Variant(BASE, SHORT),
         Variant("classification only", replace(SHORT, tasks="class")),
         Variant("segmentation only", replace(SHORT, tasks="mask")),
         Variant("without the lesion head", replace(SHORT, guided=False)),
         Variant("from random weights", SHORT, pretrained=False),
+        *(Variant(f"balance {b:g}", replace(SHORT, balance=b)) for b in BALANCES if b != SHORT.balance),
         Variant("without the presence loss", replace(SHORT, presence_weight=0.0)),
         Variant("without clear windows", replace(SHORT, clear_share=0.0)),
     ]
-    return changed + [Variant(f"balance {b:g}", replace(SHORT, balance=b)) for b in BALANCES if b != SHORT.balance]
 
 
 def main() -> None:

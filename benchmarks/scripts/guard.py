@@ -124,7 +124,7 @@ def screens(stills: Sequence[GreyImage], count: int) -> Figures:
 
 def single_pictures(stills: Sequence[GreyImage]) -> Figures:
     """Good stills that are rejected by what one picture shows."""
-    kinds = [Guard().check(still, None, _whole(still), None, 0).kind for still in stills]
+    kinds = [Guard().check(still, None, _whole(still), 0).kind for still in stills]
     return {"stills": float(len(stills)), **_rejected("stills", kinds)}
 
 
@@ -136,12 +136,12 @@ def sequences(stills: Sequence[GreyImage]) -> Figures:
         rng = np.random.default_rng([index, 2])
         guard = Guard()
         kinds = _judge(guard, live(still, rng, frames=30))
-        kinds.append(guard.check(still, marked(still, rng), _whole(still), None, 10**12).kind)
+        kinds.append(guard.check(still, marked(still, rng), _whole(still), 10**12).kind)
         worst.append(max(kinds, key=lambda kind: kind is not GuardKind.SOUND))
         for name, fault in STILL_FAULTS.items():
             made = fault(still, rng)
             colour = made if made.ndim == 3 else None
-            kind = Guard().check(to_grey(made), colour, _whole(still), None, 0).kind
+            kind = Guard().check(to_grey(made), colour, _whole(still), 0).kind
             found.setdefault(name, []).append(kind is KINDS[name])
         frames = round(RATE_HZ * draw(rng, FAULTS.frozen_s))
         found.setdefault("frozen", []).append(
@@ -202,7 +202,7 @@ def _rejected(what: str, kinds: Sequence[GuardKind]) -> Figures:
 def _judge(guard: Guard, frames: Iterator[GreyImage]) -> list[GuardKind]:
     kinds = []
     for index, frame in enumerate(frames):
-        kinds.append(guard.check(frame, None, _whole(frame), None, round(index / RATE_HZ * 1e9)).kind)
+        kinds.append(guard.check(frame, None, _whole(frame), round(index / RATE_HZ * 1e9)).kind)
     return kinds
 
 

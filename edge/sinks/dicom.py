@@ -89,8 +89,15 @@ class DicomSink:
             self._store()
 
     def close(self) -> None:
+        """Write what waits; one that cannot be written takes no other along. Raises the first fault."""
+        fault: Exception | None = None
         while self._waiting:
-            self._store()
+            try:
+                self._store()
+            except Exception as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
 
     def _best(self, track: int) -> int:
         if track in self._waiting:
@@ -104,7 +111,8 @@ class DicomSink:
 
     def _store(self) -> None:
         """Write the key frame that waits longest, first the picture, then what refers to it; then remove the one before."""
-        track, key = next(iter(self._waiting.items()))
+        track = next(iter(self._waiting))
+        key = self._waiting.pop(track)  # also where it cannot be written: it would not be the next time either
         self._count += 1
         origin = key.found.origin
         files: list[Path] = []
@@ -126,7 +134,6 @@ class DicomSink:
         self._written[track] = _Written(key.lesion.area_px, tuple(files))
         for file in () if before is None else before.files:
             file.unlink(missing_ok=True)
-        del self._waiting[track]
         if len(self._written) > TRACKS:
             oldest = next(iter(self._written))
             del self._written[oldest], self._tracking[oldest]

@@ -118,7 +118,7 @@ def source_header(origin: DicomOrigin, shape: tuple[int, ...]) -> Any:
     except OSError as error:
         raise SinkError(f"{path}: cannot be read again ({error.strerror}); a segmentation needs its header") from error
     except (InvalidDicomError, ValueError, TypeError, NotImplementedError) as error:
-        raise SinkError(f"{path}: its header cannot be read again ({error})") from error
+        raise SinkError(f"{path}: its header cannot be read again ({type(error).__name__})") from error
     if missing := [name for name in _NEEDED if not header.get(name)]:
         raise SinkError(f"{path}: has no {', '.join(missing)}; a segmentation cannot refer to it")
     if header.SOPInstanceUID != origin.sop_instance_uid:
@@ -262,12 +262,38 @@ def _header(data: Any) -> Any:
     header = Dataset()
     header.SpecificCharacterSet = "ISO_IR 192"
     for name in _EXPECTED:  # highdicom asks for them; an anonymised file lacks some
-        setattr(header, name, str(data.get(name) or ""))
-    for name in (*_NEEDED, *_COPIED):
+        value = str(data.get(name) or "")
+        setattr(header, name, value if _allowed(name, value) else "")
+    for name in _NEEDED:
         if (value := data.get(name)) is not None:
+            setattr(header, name, value)
+    for name in _COPIED:
+        if (value := data.get(name)) is not None and _allowed(name, value):
             setattr(header, name, value)
     header.Modality = data.get("Modality") or "US"
     return header
+
+
+def _allowed(name: str, value: Any) -> bool:
+    """Whether DICOM allows a value, or several; scanners' are not always as it writes them. Words are taken however long.
+
+    Asked first: pydicom and highdicom repeat a patient's date of birth in what they say of a wrong one.
+    """
+    from pydicom.config import RAISE
+    from pydicom.datadict import dictionary_VR
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import DA, TM, validate_value
+
+    vr = dictionary_VR(name)
+    if vr in ("LO", "PN", "SH"):
+        return True
+    try:
+        for part in map(str, value if isinstance(value, MultiValue) else [value]):
+            validate_value(vr, part, RAISE)
+            {"DA": DA, "TM": TM}.get(vr, str)(part)  # no 31st of February
+    except ValueError:
+        return False
+    return name != "PatientSex" or value in ("", "M", "F", "O")
 
 
 def _refer(data: Any, sop_class_uid: str, frame: int | None) -> None:

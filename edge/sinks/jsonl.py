@@ -122,7 +122,8 @@ def frame_json(result: Result[Analysis]) -> dict[str, Any]:
     """One result as JSON has it.
 
     latency_ms: from capture to delivery. stages_ms: by `edge.ledger.STAGES`, null unless the frame was processed. finding: null
-    where there is none; its `age_s` is 0 unless it was kept from an earlier frame. Numbers left out are frames that were dropped.
+    where there is none; its `age_s` is 0 unless it was kept from an earlier frame. Numbers left out are frames that were dropped,
+    or results that a disk was too slow for: the ledger tells.
     """
     record, found = result.record, result.found
     finding = None

@@ -6,7 +6,7 @@ that a long clip is never in memory as a whole.
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DicomOrigin:
-    """The image a picture was taken from, as another DICOM object refers to it; "" for what the file does not say.
-
-    frame: its number in the file, from 1 to `frames`.
-    """
+    """The image a picture was taken from. sop_instance_uid: "" where the file has none. frame: its number, from 1 to `frames`."""
 
     path: Path
-    sop_class_uid: str
     sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
     frame: int
     frames: int
-    patient_id: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.frame <= self.frames:
@@ -78,7 +71,7 @@ class DicomSource:
                 pixels = next(frames, None)
             if pixels is None:
                 raise SourceError(f"{clip.path}: truncated before frame {number} of {clip.frames}; copy the file again")
-            origin = DicomOrigin(clip.path, *clip.uids, number, clip.frames, clip.patient_id)
+            origin = DicomOrigin(clip.path, clip.sop_instance_uid, number, clip.frames)
             yield Picture(pixels, start_s + clip.time_s(number - 1), clip.spacing_mm, clip.region, origin=origin)
 
     def _ordered(self, folder: Path) -> list[Path]:

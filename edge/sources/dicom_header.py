@@ -70,8 +70,7 @@ class Element:
 class Clip:
     """An image of one or more frames.
 
-    times_s: of every frame, where they have their own, else empty. uids: of the SOP class, the SOP instance, the study and
-    the series. order: sorts the images of a folder.
+    times_s: of every frame, where they have their own, else empty. order: sorts the images of a folder.
     """
 
     path: Path
@@ -82,8 +81,7 @@ class Clip:
     period_s: float
     region: Box | None
     spacing_mm: tuple[float, float] | None
-    uids: tuple[str, str, str, str]
-    patient_id: str
+    sop_instance_uid: str
     order: tuple[str, str, float, str, float]
 
     @property
@@ -181,17 +179,15 @@ def _clip(path: Path, header: Any, file: BinaryIO, fps: float) -> Clip:
             raise SourceError(f"{path}: truncated, {there} of {needed} bytes of pixels are there; copy the file again")
     times_s, period_s = _times(header, max(frames, 1), fps)
     region, spacing_mm = _region(header, rows, columns)
-    uids, patient_id, order = _identity(header)
-    return Clip(path, header, element, max(frames, 1), times_s, period_s, region, spacing_mm, uids, patient_id, order)
+    uid, order = _text(header, "SOPInstanceUID"), _order(header)
+    return Clip(path, header, element, max(frames, 1), times_s, period_s, region, spacing_mm, uid, order)
 
 
-def _identity(header: Any) -> tuple[tuple[str, str, str, str], str, tuple[str, str, float, str, float]]:
-    """`uids`, `patient_id` and `order` of a clip, read early: pydicom looks into an element only when asked for it."""
-    keys = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    sop_class, sop, study, series = (_text(header, key) for key in keys)
+def _order(header: Any) -> tuple[str, str, float, str, float]:
+    """`order` of a clip, read early: pydicom looks into an element only when asked for it."""
+    study, series = _text(header, "StudyInstanceUID"), _text(header, "SeriesInstanceUID")
     series_number, number = (finite(header.get(key)) or 0.0 for key in ("SeriesNumber", "InstanceNumber"))
-    order = (_text(header, "StudyDate"), study, series_number, series, number)
-    return (sop_class, sop, study, series), _text(header, "PatientID"), order
+    return _text(header, "StudyDate"), study, series_number, series, number
 
 
 def _find_pixels(path: Path, syntax: Any, file: BinaryIO) -> Element:

@@ -197,4 +197,6 @@ def _spacing_mm(rows_mm: float, columns_mm: float) -> tuple[float, float] | None
 
 
 def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("ascii", errors="replace").strip()
+    """A name of the sender's; what could steer a terminal that shows it is no part of one."""
+    text = field.partition(b"\0")[0].decode("ascii", errors="replace").strip()
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -113,6 +113,14 @@ def run(
     from edge.stream import Stream
     from edgekit.console import describe, live, notice, out
 
+    identity = {
+        "--worklist": worklist,
+        "--accession": accession,
+        "--patient-id": patient_id,
+        "--patient-name": patient_name,
+    }
+    _needed("--dicom", dicom, identity)
+    _needed("--web", web, {"--certificate": certificate, "--key": key})
     leave_cores_to_engine()
     opened = open_bundle(bundle, network)
     choice = wished(engine, precision)
@@ -164,7 +172,9 @@ def run(
 
 
 def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None) -> None:
-    """Write and print how the run went. Raises what ended it, else SinkError where a sink failed."""
+    """Write and print how the run went. Raises what ended it, SourceError where the source was away at the end or sent nothing, else
+    SinkError where a sink failed.
+    """
     from edge.errors import EdgekitError, SinkError, SourceError
     from edgekit.console import notice, write_json
 
@@ -174,8 +184,10 @@ def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None
     except SinkError as fault:
         failed.append(str(fault))
     _report(status)
-    if status.trouble is not None:
-        notice(f"the source was away at the end: {status.trouble}")
+    if error is None and status.trouble is not None:
+        error = SourceError(f"the source was away at the end: {status.trouble}")
+    if error is None and not status.ledger.captured:
+        error = SourceError("no picture came from the source; see that it sends")
     for line in (str(sink) for sink in status.sinks if sink.lost and not sink.failures):
         notice(line)
     if error is None and failed:
@@ -218,6 +230,7 @@ def _record(status: "StreamStatus") -> dict[str, object]:
         "status": status.source.value,
         "error": status.error,
         "fault": status.fault,
+        "away_at_end": status.trouble,
         "reconnects": status.reconnects,
         **status.ledger.to_json(),
         "sinks": [sink.to_json() for sink in status.sinks],
@@ -245,6 +258,13 @@ def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
+def _needed(option: str, given: object, by: Mapping[str, object]) -> None:
+    """Raises BadParameter for options that would do nothing without another, unsaid: a patient's name that reaches no file."""
+    for name, value in by.items():
+        if value is not None and given is None:
+            raise typer.BadParameter(f"{name} has no use without {option}; give that too")
+
+
 def _camera_size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
@@ -262,12 +282,17 @@ def _public(source: str) -> str:
 
 
 def _line(status: "StreamStatus") -> str:
+    from edgekit.console import number
+
     ledger = status.ledger
-    latency = "–" if ledger.latency_p50_ms is None else f"{ledger.latency_p50_ms:.0f}/{ledger.latency_p99_ms:.0f} ms"
+    percentiles = (ledger.latency_p50_ms, ledger.latency_p90_ms, ledger.latency_p99_ms)
+    latency = "/".join(number(value, 0) for value in percentiles)
     counts = ", ".join(f"{count} {outcome.value}" for outcome, count in ledger.counts.items() if count)
+    missed = f", {ledger.lost} missed by the source" if ledger.lost else ""
     trouble = f" – {status.trouble}" if status.trouble else ""
     return (
-        f"{status.source.value}: {ledger.captured} frames ({counts or 'none yet'}), latency p50/p99 {latency}{trouble}"
+        f"{status.source.value}: {ledger.captured} frames ({counts or 'none yet'}){missed}, drop rate {ledger.drop_rate:.0%}, "
+        f"latency p50/p90/p99 {latency} ms, jitter {number(ledger.jitter_ms, 0)} ms{trouble}"
     )
 
 
@@ -275,8 +300,11 @@ def _report(status: "StreamStatus") -> None:
     from edgekit.console import number, table
 
     ledger = status.ledger
-    rows = [("frames captured", ledger.captured)]
+    rows: list[tuple[str, object]] = [("frames captured", ledger.captured)]
     rows += [(outcome.value, count) for outcome, count in ledger.counts.items()]
+    rows.append(("drop rate", f"{ledger.drop_rate:.1%}"))
+    if ledger.lost:
+        rows.append(("missed by the source", ledger.lost))
     table("Frames", ("", "frames"), rows)
     if any(ledger.reasons.values()):
         reasons = [
@@ -294,7 +322,7 @@ def _report(status: "StreamStatus") -> None:
     if status.sinks:
         table(
             "Sinks",
-            ("sink", "written", "lost", "failures"),
+            ("sink", "taken", "lost", "failures"),
             [(sink.name, sink.written, sink.lost, sink.failures) for sink in status.sinks],
         )
 

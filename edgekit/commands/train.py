@@ -224,7 +224,8 @@ def _bar() -> "Iterator[Reporter]":
         TextColumn("{task.percentage:.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    # Without a terminal there is no bar to redraw, only its empty lines.
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
 
         def step(epoch: int, epochs: int, fraction: float) -> None:

@@ -269,15 +269,16 @@ function showState() {
   if (state.failure) troubles.push(`Analysis failed: ${state.failure}`);
   for (const sink of state.sinks ?? []) {
     if (sink.error) troubles.push(`${sink.name}: ${sink.error}`);
-    else if (sink.lost) troubles.push(`${sink.name}: ${sink.lost} results were lost`);
+    else if (sink.lost) troubles.push(`${sink.name}: ${sink.lost} ${sink.lost === 1 ? "result was" : "results were"} lost`);
   }
   $("troubles").hidden = !troubles.length;
   $("troubles").replaceChildren(...troubles.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   const { source = "", ...rest } = state.info;
   put("source", source);
   if (state.ledger) {
-    const { captured, processed, dropped, rejected, failed } = state.ledger;
-    put("ledger", `${captured} frames: ${processed} analysed, ${rejected} rejected, ${dropped} skipped, ${failed} failed`);
+    const { captured, processed, dropped, rejected, failed, lost_before_capture: missed } = state.ledger;
+    const said = `${captured} frames: ${processed} analysed, ${rejected} rejected, ${dropped} skipped, ${failed} failed`;
+    put("ledger", missed ? `${said}; ${missed} more missed by the source` : said);
   }
   $("info").replaceChildren(
     ...Object.entries(rest).map(([name, value]) => {
