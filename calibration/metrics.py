@@ -51,7 +51,8 @@ class Metrics:
     accuracy_at_half: lesion cases of whose label the probability is at least one half, whatever threshold and presence say.
     specificity_at_sensitivity_0_941: at the threshold of that sensitivity, a case answered "no lesion" being benign at each.
     hd95_mean: pixels of the frame. lesions_missed_rate, malignant_missed_rate: share answered "no lesion", of the cases that have
-    an answer. normal_false_alarm_rate: share of normal cases with a predicted lesion pixel.
+    an answer. positive_predictive_value: share of the lesion cases answered malignant that are. normal_false_alarm_rate: share of
+    normal cases with a predicted lesion pixel. normal_malignant_rate: share of them answered malignant.
     """
 
     n: int
@@ -60,6 +61,7 @@ class Metrics:
     accuracy_at_half: float | None
     sensitivity: float | None
     specificity: float | None
+    positive_predictive_value: float | None
     specificity_at_sensitivity_0_941: float | None
     dice_mean: float | None
     iou_mean: float | None
@@ -67,6 +69,7 @@ class Metrics:
     lesions_missed_rate: float | None
     malignant_missed_rate: float | None
     normal_false_alarm_rate: float | None
+    normal_malignant_rate: float | None
     threshold: float | None
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -148,12 +151,16 @@ _MEANS: Final[Mapping[str, _Figure]] = MappingProxyType(
         "accuracy_at_half": _only(LESIONS, _rightly_half),
         "sensitivity": _only((MALIGNANT,), _answered(lambda _, answer: answer == MALIGNANT)),
         "specificity": _only(("benign",), _answered(lambda _, answer: answer != MALIGNANT)),
+        "positive_predictive_value": _only(
+            LESIONS, lambda result, answer: result.label == MALIGNANT if answer == MALIGNANT else None
+        ),
         "dice_mean": _only(LESIONS, lambda result, _: result.dice),
         "iou_mean": _only(LESIONS, lambda result, _: result.iou),
         "hd95_mean": _only(LESIONS, lambda result, _: result.hd95),
         "lesions_missed_rate": _only(LESIONS, _missed),
         "malignant_missed_rate": _only((MALIGNANT,), _missed),
         "normal_false_alarm_rate": _only(("normal",), _drawn),
+        "normal_malignant_rate": _only(("normal",), _answered(lambda _, answer: answer == MALIGNANT)),
     }
 )
 

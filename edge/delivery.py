@@ -31,7 +31,8 @@ class SinkPlan(Generic[Result]):
 
     capacity: results that may wait for it; a full sink loses its oldest. again: whether it may be opened anew after a failure; a
     file that would be written over may not. drain_s: how long it may take to write what waits when the run ends. kept: what of
-    a result waits, None for all of it; pictures that the sink does not need would fill the memory while it is slow.
+    a result waits, None for all of it; pictures that the sink does not need would fill the memory while it is slow. newest: it
+    shows the newest result, so that one whose place a newer one took while it waited is superseded and not lost.
     """
 
     name: str
@@ -40,11 +41,14 @@ class SinkPlan(Generic[Result]):
     again: bool = True
     drain_s: float = 5.0
     kept: Callable[[Result], Result] | None = None
+    newest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SinkStatus:
-    """written, lost: results. error: the newest failure, None while it works. fault: the same, kept when it works again."""
+    """written, lost, superseded: results, each counted once. error: the newest failure, None while it works. fault: the same,
+    kept when it works again.
+    """
 
     name: str
     written: int
@@ -52,6 +56,7 @@ class SinkStatus:
     failures: int
     error: str | None
     fault: str | None = None
+    superseded: int = 0
 
     @property
     def sound(self) -> bool:
@@ -70,6 +75,7 @@ class SinkStatus:
             "name": self.name,
             "written": self.written,
             "lost": self.lost,
+            "superseded": self.superseded,
             "failures": self.failures,
             "fault": self.fault,
         }
@@ -83,7 +89,7 @@ class Delivery(Generic[Result]):
         self._backoff = backoff or Backoff()
         self._waiting: Handover[Result] = Handover(plan.capacity)
         self._lock = threading.Lock()
-        self._written = self._lost = self._failures = 0
+        self._written = self._lost = self._superseded = self._failures = 0
         self._error: str | None = None
         self._fault: str | None = None
         self._sink: Sink[Result] | None = plan.open()
@@ -97,13 +103,27 @@ class Delivery(Generic[Result]):
         try:
             replaced = self._waiting.put(result)
         except Closed:
-            replaced = result
-        if replaced is not None:
+            self._lose(1)
+            return
+        if replaced is None:
+            return
+        if self._plan.newest:
+            with self._lock:
+                self._superseded += 1
+        else:
             self._lose(1)
 
     def status(self) -> SinkStatus:
         with self._lock:
-            return SinkStatus(self._plan.name, self._written, self._lost, self._failures, self._error, self._fault)
+            return SinkStatus(
+                self._plan.name,
+                self._written,
+                self._lost,
+                self._failures,
+                self._error,
+                self._fault,
+                self._superseded,
+            )
 
     def close(self) -> SinkStatus:
         """Let the sink write what waits, for `drain_s` at most, and close it; what it could not take is counted as lost."""

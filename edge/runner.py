@@ -133,7 +133,10 @@ class Outputs:
             told(sink.url)
             return sink
 
-        return [SinkPlan("page", page, capacity=1), SinkPlan("recording by the page", lambda: button, capacity=32)]
+        return [
+            SinkPlan("page", page, capacity=1, newest=True),
+            SinkPlan("recording by the page", lambda: button, capacity=32),
+        ]
 
 
 def _without_pixels(result: Result[Analysis]) -> Result[Analysis]:

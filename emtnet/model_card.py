@@ -89,6 +89,7 @@ def markdown(report: ValidationReport) -> str:
         rows = [row for row in report.rows if row.kind == kind]
         if rows:
             parts += [f"**{heading}**", _grid(rows)]
+        parts += [_in_words(row) for row in rows if row.cases == POOLED]
     if report.calls is not None and report.uncalibrated is not None and report.calibrated is not None:
         point, presence = report.calls.operating_point, report.calls.presence
         lines = [
@@ -101,6 +102,17 @@ def markdown(report: ValidationReport) -> str:
         parts.append("".join(lines) + f" ({point.chosen_on}).")
         parts.append(f"![Reliability of p(malignant) before and after]({reliability_picture(report.recipe.network)})")
     return "\n\n".join(parts) + "\n"
+
+
+def _in_words(row: Row) -> str:
+    """What an answer is worth: the figures that a reader of answers, not of lesions, asks for."""
+    figures = row.metrics
+    said = (
+        ('of the malignant lesions are answered "no lesion"', figures.malignant_missed_rate),
+        ("of the lesions that are answered malignant are", figures.positive_predictive_value),
+        ("of the normal images are answered malignant", figures.normal_malignant_rate),
+    )
+    return "Over all data " + ", ".join(f"{value:.1%} {what}" for what, value in said if value is not None) + "."
 
 
 def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

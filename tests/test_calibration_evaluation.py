@@ -90,7 +90,9 @@ CLASS_FIGURES = {
     "accuracy_at_half",
     "sensitivity",
     "specificity",
+    "positive_predictive_value",
     "specificity_at_sensitivity_0.941",
+    "normal_malignant_rate",
 }
 MASK_FIGURES = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
 

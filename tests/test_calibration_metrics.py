@@ -173,6 +173,8 @@ def test_figures_counted_by_hand() -> None:
     assert metrics.dice_mean == pytest.approx((0.8 + 0.0 + 1.0 + 0.6) / 4)
     assert metrics.iou_mean == pytest.approx((0.8 / 1.2 + 0.0 + 1.0 + 0.6 / 1.4) / 4)
     assert metrics.normal_false_alarm_rate == pytest.approx(1 / 4)
+    assert metrics.positive_predictive_value == 1.0
+    assert metrics.normal_malignant_rate == pytest.approx(2 / 4)
     assert metrics.threshold == 0.5
 
 
@@ -187,8 +189,8 @@ def test_normals_change_nothing_but_the_count_and_their_false_alarms() -> None:
     with_normals = summarise(CASES, threshold=0.5).to_json()
     without = summarise([case for case in CASES if case.label != "normal"], threshold=0.5).to_json()
     changed = {key for key in with_normals if with_normals[key] != without[key]}
-    assert changed == {"n", "normal_false_alarm_rate"}
-    assert without["normal_false_alarm_rate"] is None
+    assert changed == {"n", "normal_false_alarm_rate", "normal_malignant_rate"}
+    assert without["normal_false_alarm_rate"] is without["normal_malignant_rate"] is None
 
 
 def test_what_cannot_be_counted_is_none() -> None:
@@ -204,7 +206,15 @@ def test_what_cannot_be_counted_is_none() -> None:
 
 def test_a_network_that_draws_nothing_or_scores_nothing_keeps_the_other_half() -> None:
     whole = summarise(CASES, threshold=0.5).to_json()
-    scores = {"auc", "accuracy", "accuracy_at_half", "sensitivity", "specificity", "specificity_at_sensitivity_0.941"}
+    answers = {
+        "accuracy",
+        "accuracy_at_half",
+        "sensitivity",
+        "specificity",
+        "positive_predictive_value",
+        "normal_malignant_rate",
+    }
+    scores = answers | {"auc", "specificity_at_sensitivity_0.941"}
     masks = {"dice_mean", "iou_mean", "normal_false_alarm_rate"}
     unscored = summarise([replace(case, probability=None) for case in CASES], threshold=None, positive=None).to_json()
     assert unscored == whole | dict.fromkeys({*scores, "threshold"})
@@ -236,6 +246,10 @@ def test_three_answers_counted_by_hand() -> None:
     assert metrics.accuracy == pytest.approx(3 / 7)  # ... but no right answer to a benign lesion
     assert metrics.lesions_missed_rate == pytest.approx(2 / 7)
     assert metrics.malignant_missed_rate == pytest.approx(1 / 4)
+    assert metrics.positive_predictive_value == pytest.approx(
+        2 / 3
+    )  # of lesions; a normal frame answered so is told apart
+    assert metrics.normal_malignant_rate == pytest.approx(1 / 2)
     assert metrics.hd95_mean == pytest.approx(5.0)
     assert metrics.normal_false_alarm_rate == 1.0  # by lesion pixels, not by the answer
     assert metrics.auc == summarise([replace(case, decision=None) for case in ANSWERED], threshold=0.5).auc
@@ -287,7 +301,9 @@ def test_public_names_are_fixed() -> None:
         "hd95_mean",
         "lesions_missed_rate",
         "malignant_missed_rate",
+        "positive_predictive_value",
         "normal_false_alarm_rate",
+        "normal_malignant_rate",
         "threshold",
     }
     record = summarise(CASES, threshold=0.25).to_json()

@@ -382,6 +382,17 @@ def test_a_slow_sink_loses_its_oldest_results_and_nobody_waits_for_it() -> None:
     assert status.sinks[0].lost >= 15
 
 
+def test_a_sink_of_the_newest_result_has_lost_nothing_where_a_newer_one_came() -> None:
+    release = threading.Event()
+    slow = Shelf(lambda result: release.wait(60.0))
+    quick = Shelf(lambda result: release.set() if result.record.number == 19 else None)
+    page: SinkPlan[Result[Note]] = SinkPlan("page", lambda: slow, capacity=1, newest=True)
+    status = stream(ListSource([picture() for _ in range(20)]), None, page, plan(quick)).run()
+    assert slow.numbers[-1] == 19
+    assert status.sinks[0].superseded == 20 - len(slow.kept) >= 17
+    assert status.sinks[0].sound and status.sinks[0].lost == 0
+
+
 def test_only_what_a_sink_needs_waits_for_it() -> None:
     shelf = Shelf()
     bare: SinkPlan[Result[Note]] = SinkPlan("shelf", lambda: shelf, kept=lambda result: Result(result.record, None))

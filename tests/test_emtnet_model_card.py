@@ -122,6 +122,16 @@ def test_a_figure_that_does_not_exist_is_a_dash(report: ValidationReport) -> Non
     assert title(row) == "all data"
 
 
+def test_what_the_answers_are_worth_is_told_in_a_sentence(report: ValidationReport) -> None:
+    figures = report.rows[0].metrics
+    assert figures.malignant_missed_rate is not None and figures.positive_predictive_value is not None
+    told = (
+        f'Over all data {figures.malignant_missed_rate:.1%} of the malignant lesions are answered "no lesion", '
+        f"{figures.positive_predictive_value:.1%} of the lesions that are answered malignant are"
+    )
+    assert markdown(report).count(told) == 1
+
+
 def test_the_operating_point_is_told_in_a_sentence(report: ValidationReport) -> None:
     assert report.calls is not None
     assert report.calls.presence is not None

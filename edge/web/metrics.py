@@ -169,6 +169,7 @@ class Metrics:
         )
         for name, said, field in (
             ("edgekit_sink_written", "Results that a sink took.", "written"),
+            ("edgekit_sink_superseded", "Results whose place a newer one took.", "superseded"),
             ("edgekit_sink_lost", "Results that a sink lost.", "lost"),
             ("edgekit_sink_failures", "Failures of a sink.", "failures"),
         ):

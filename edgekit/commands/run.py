@@ -172,8 +172,8 @@ def run(
 
 
 def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None) -> None:
-    """Write and print how the run went. Raises what ended it, SourceError where the source was away at the end or sent nothing, else
-    SinkError where a sink failed.
+    """Write and print how the run went. Raises what ended it, SourceError where the source was away at the end or sent nothing,
+    else SinkError where a sink failed.
     """
     from edge.errors import EdgekitError, SinkError, SourceError
     from edgekit.console import notice, write_json
@@ -322,8 +322,8 @@ def _report(status: "StreamStatus") -> None:
     if status.sinks:
         table(
             "Sinks",
-            ("sink", "taken", "lost", "failures"),
-            [(sink.name, sink.written, sink.lost, sink.failures) for sink in status.sinks],
+            ("sink", "taken", "superseded", "lost", "failures"),
+            [(sink.name, sink.written, sink.superseded, sink.lost, sink.failures) for sink in status.sinks],
         )
 
 
