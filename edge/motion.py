@@ -124,8 +124,9 @@ def _small_shift(before: _Small, after: _Small) -> Shift | None:
         screen = np.asarray(1 - cv2.dilate(fixed, np.ones((7, 7), np.uint8)), np.float32)
         shown = np.asarray(np.maximum(cv2.blur(screen, _AROUND), 1e-3), np.float32)
         first, second = before.detail_on(screen, shown), after.detail_on(screen, shown)
-        guesses = (_REST, peak, _match(first, second, screen))
-        found = [_checked(first, second, guess, screen) for guess in guesses]
+        found = [_checked(first, second, guess, screen) for guess in (_REST, peak)]
+        if _agreement(found[1]) < max(SURE, _agreement(found[0])):
+            found.append(_checked(first, second, _match(first, second, screen), screen))
     best = max(found, key=_agreement)
     return best if _agreement(best) >= AGREEMENT else None
 
