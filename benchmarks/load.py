@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 from benchmarks.cine import Cine, Pictures
 from edge.analysis import Analysis, FrameAnalyser
 from edge.bundle import Bundle
+from edge.capture import STOPPED
 from edge.delivery import SinkPlan
 from edge.guard import Guard
+from edge.ledger import Outcome
 from edge.ood import FeatureReference
 from edge.predictor import Predictor
 from edge.runner import Outputs, WebAddress, leave_cores_to_engine
 from edge.stream import Policy, Result, Stream, StreamStatus
+
+WAITING: Final = "waiting at the stop"
+"""Frames that no newer one replaced."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +53,8 @@ class Stages:
 class Tally:
     """What the rounds of one load gave.
 
-    rows: of `Stages`; the first tenth of each round, in which caches warm up, is left out. unbalanced: frames captured less those
-    that ended.
+    rows: of `Stages`; the first tenth of each round, in which caches warm up, is left out. counts: how frames ended; one that
+    waits when a round is stopped came not too fast, and is none of "dropped". unbalanced: frames captured less those that ended.
     """
 
     rows: list[NDArray[np.float64]] = field(default_factory=list)
@@ -62,6 +67,9 @@ class Tally:
         ended = {outcome.value: count for outcome, count in ledger.counts.items()}
         self.counts += Counter({"captured": ledger.captured, "lost by the source": ledger.lost, **ended})
         self.unbalanced += abs(ledger.captured - sum(ended.values()))
+        waiting = ledger.reasons.get(Outcome.DROPPED, {}).get(STOPPED, 0)
+        self.counts["dropped"] -= waiting
+        self.counts[WAITING] += waiting
 
 
 @dataclass(frozen=True, slots=True)

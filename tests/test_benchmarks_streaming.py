@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from benchmarks.cine import Cine, bare_scan, console
-from benchmarks.load import Load, Scene, Tally, run
+from benchmarks.load import WAITING, Load, Scene, Tally, run
 from benchmarks.streaming import Check, checks, main
 from edge.bundle import Bundle
+from edge.capture import REPLACED, STOPPED, SourceState
+from edge.ledger import FrameRecord, Ledger, Outcome
+from edge.stream import StreamStatus
 
 Rows = list[tuple[float, ...]]
 
@@ -58,6 +61,17 @@ def test_lost_frames_are_those_of_source_and_stream() -> None:
     assert load(ROWS, **{"dropped": 3, "lost by the source": 2}).lost == 5
 
 
+def test_a_frame_that_waits_when_a_round_is_stopped_is_not_lost() -> None:
+    ledger = Ledger()
+    for reason in (REPLACED, STOPPED):
+        ledger.end(FrameRecord(ledger.capture(), Outcome.DROPPED, captured_ns=0, reason=reason))
+    tally = Tally()
+    tally.add(ROWS, StreamStatus(SourceState.ENDED, None, 0, None, ledger.summary(), (), None))
+    assert (tally.counts["captured"], tally.counts["dropped"], tally.counts[WAITING]) == (2, 1, 1)
+    assert tally.unbalanced == 0
+    assert Load.of("load", tally, 30.0).lost == 1
+
+
 def test_ready_pictures_have_the_size_asked_for_and_move() -> None:
     for made, shape in ((bare_scan((480, 640)), (480, 640)), (console((480, 640)), (480, 640, 3))):
         assert {picture.shape for picture in made} == {shape}
@@ -71,7 +85,8 @@ def test_an_overloaded_run_drops_frames_and_accounts_for_all() -> None:
     assert tally.unbalanced == 0
     assert tally.counts["dropped"] > tally.counts["processed"] > 0
     assert (
-        sum(tally.counts[name] for name in ("processed", "dropped", "rejected", "failed")) == tally.counts["captured"]
+        sum(tally.counts[name] for name in ("processed", "dropped", WAITING, "rejected", "failed"))
+        == tally.counts["captured"]
     )
 
 
