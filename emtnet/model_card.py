@@ -109,10 +109,12 @@ def _in_words(row: Row) -> str:
     figures = row.metrics
     said = (
         ('of the malignant lesions are answered "no lesion"', figures.malignant_missed_rate),
-        ("of the lesions that are answered malignant are", figures.positive_predictive_value),
+        ("of the lesions answered malignant are malignant", figures.positive_predictive_value),
         ("of the normal images are answered malignant", figures.normal_malignant_rate),
     )
-    return "Over all data " + ", ".join(f"{value:.1%} {what}" for what, value in said if value is not None) + "."
+    return (
+        "Over all data " + ", ".join(f"{100.0 * value:.1f} % {what}" for what, value in said if value is not None) + "."
+    )
 
 
 def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -126,8 +126,8 @@ def test_what_the_answers_are_worth_is_told_in_a_sentence(report: ValidationRepo
     figures = report.rows[0].metrics
     assert figures.malignant_missed_rate is not None and figures.positive_predictive_value is not None
     told = (
-        f'Over all data {figures.malignant_missed_rate:.1%} of the malignant lesions are answered "no lesion", '
-        f"{figures.positive_predictive_value:.1%} of the lesions that are answered malignant are"
+        f'Over all data {100 * figures.malignant_missed_rate:.1f} % of the malignant lesions are answered "no lesion", '
+        f"{100 * figures.positive_predictive_value:.1f} % of the lesions answered malignant are malignant"
     )
     assert markdown(report).count(told) == 1
 

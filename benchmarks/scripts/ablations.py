@@ -75,8 +75,6 @@ def variants() -> list[Variant]:
         Variant("without the lesion head", replace(SHORT, guided=False)),
         Variant("from random weights", SHORT, pretrained=False),
         *(Variant(f"balance {b:g}", replace(SHORT, balance=b)) for b in BALANCES if b != SHORT.balance),
-        Variant("without the presence loss", replace(SHORT, presence_weight=0.0)),
-        Variant("without clear windows", replace(SHORT, clear_share=0.0)),
     ]
 
 
