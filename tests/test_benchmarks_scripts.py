@@ -376,3 +376,16 @@ def test_a_fold_without_a_checkpoint_is_one_line(
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: .*fold-1/emtnet\.safetensors: cannot be read \(.*\); cross-validate .*\n", error)
     assert not (tmp_path / "out").exists()
+
+
+# The built-in networks side by side.
+
+
+def test_both_networks_are_timed_on_every_engine_that_they_have() -> None:
+    networks = script("networks")
+    found = networks.compare(rounds=2)
+    assert {network for network, _ in found} == {"emtnet", "emtnet-s"}
+    assert {engine for _, engine in found} == {"onnx", "openvino", "litert"}
+    rows = cells(networks.markdown(found))[2:]
+    assert len(rows) == len(found) == 6
+    assert [row[-1] for row in rows[:3]] == ["1.00"] * 3
