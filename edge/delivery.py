@@ -117,12 +117,12 @@ class Delivery(Generic[Result]):
         with self._lock:
             return SinkStatus(
                 self._plan.name,
-                self._written,
-                self._lost,
-                self._failures,
-                self._error,
-                self._fault,
-                self._superseded,
+                written=self._written,
+                lost=self._lost,
+                superseded=self._superseded,
+                failures=self._failures,
+                error=self._error,
+                fault=self._fault,
             )
 
     def close(self) -> SinkStatus:

@@ -24,7 +24,7 @@ AGREEMENT: Final = 0.35
 """The smallest correlation of the two pictures, laid over each other, at which a shift is believed. Two other pictures stay
 below it, speckle that is drawn anew leaves it well above (tests/test_edge_motion.py)."""
 SURE: Final = 0.8
-"""Above this correlation of the whole pictures nobody looks for what is fixed: too little of them can be."""
+"""A peak with this correlation or more that does better than rest is believed, and no further guess is made."""
 _SAME: Final = 0.5
 """Mean |difference| in grey levels below which nothing moved."""
 _FIXED: Final = 3
@@ -117,7 +117,7 @@ def _small_shift(before: _Small, after: _Small) -> Shift | None:
     first, second = before.detail, after.detail
     peak = _peak(first, second)
     found = [_checked(first, second, guess, _EVERYWHERE) for guess in (_REST, peak)]
-    if _agreement(found[1]) >= max(SURE, _agreement(found[0])):
+    if _sure(*found):
         return found[1]
     fixed = ((difference <= _FIXED) & (np.abs(first) >= _STEEP)).astype(np.uint8)
     if fixed.any():
@@ -125,10 +125,15 @@ def _small_shift(before: _Small, after: _Small) -> Shift | None:
         shown = np.asarray(np.maximum(cv2.blur(screen, _AROUND), 1e-3), np.float32)
         first, second = before.detail_on(screen, shown), after.detail_on(screen, shown)
         found = [_checked(first, second, guess, screen) for guess in (_REST, peak)]
-        if _agreement(found[1]) < max(SURE, _agreement(found[0])):
+        if not _sure(*found):
             found.append(_checked(first, second, _match(first, second, screen), screen))
     best = max(found, key=_agreement)
     return best if _agreement(best) >= AGREEMENT else None
+
+
+def _sure(rest: Shift | None, peak: Shift | None) -> bool:
+    """Whether the peak needs no other guess beside it."""
+    return _agreement(peak) >= max(SURE, _agreement(rest))
 
 
 def _agreement(shift: Shift | None) -> float:
@@ -136,9 +141,8 @@ def _agreement(shift: Shift | None) -> float:
 
 
 def _peak(first: _Plane, second: _Plane) -> tuple[float, float]:
-    (x, y), _ = cv2.phaseCorrelate(
-        first.copy(), second.copy(), _WINDOW
-    )  # OpenCV applies the window to what it is given
+    # Copies: OpenCV multiplies what it is given by the window, in place.
+    (x, y), _ = cv2.phaseCorrelate(first.copy(), second.copy(), _WINDOW)
     return x, y
 
 
