@@ -1,5 +1,6 @@
 """Analysis of one frame: region of interest, guard, network, findings. What leaves here has nothing outside the region."""
 
+import threading
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.capture import Frame
+from edge.errors import EngineError
 from edge.findings import Finding
 from edge.follow import Follower
 from edge.frame import GreyImage, to_grey
@@ -67,11 +69,22 @@ class FrameAnalyser:
         self._finder = RoiFinder(roi)
         self._follower = Follower(predictor.interpretation, smooth=smooth)
         self._session = 1
+        self._in_use, self._ended = threading.Lock(), False
         self._last: tuple[Finding, float] | None = None
         self._rejected_s: float | None = None
 
     def analyse(self, frame: Frame) -> Analysis:
         """The region, the guard's word, and the finding where it has none. Raises DataError, EngineError, SourceError."""
+        try:
+            with self._in_use:
+                if self._ended:
+                    raise EngineError("the run has ended; no frame is analysed any more")
+                return self._analyse(frame)
+        finally:
+            if self._ended:
+                self._release()
+
+    def _analyse(self, frame: Frame) -> Analysis:
         picture = frame.picture
         if frame.session != self._session:
             self._session = frame.session
@@ -107,7 +120,18 @@ class FrameAnalyser:
         return replace(known, finding=finding)
 
     def close(self) -> None:
-        """End the look for the region and release the engine."""
+        """End the look for the region and release the engine, from any thread.
+
+        A frame whose analysis did not come to its end is still in them: then its end, if it comes, releases them.
+        """
+        self._ended = True
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._release()
+            finally:
+                self._in_use.release()
+
+    def _release(self) -> None:
         self._finder.close()
         self._predictor.close()
 

@@ -1,5 +1,6 @@
 """Analysis of a frame: nothing outside the region leaves it, and what is rejected has a reason and no finding."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -216,3 +217,26 @@ def test_an_analysis_compares_by_identity() -> None:
     found = analyser().analyse(frame(0, screen(0)))
     assert replace(found) != found
     assert isinstance(found, Analysis)
+
+
+def test_an_engine_is_not_closed_while_it_works_on_a_frame() -> None:
+    working, go_on = threading.Event(), threading.Event()
+
+    class Slow(Outliner):
+        def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
+            working.set()
+            assert go_on.wait(10.0)
+            return super().infer(image)
+
+    engine = Slow()
+    ended = analyser(engine)
+    worker = threading.Thread(target=ended.analyse, args=(frame(0, screen(0)),))
+    worker.start()
+    assert working.wait(10.0)
+    ended.close()
+    assert not engine.closed
+    go_on.set()
+    worker.join(10.0)
+    assert engine.closed
+    with pytest.raises(EngineError, match="the run has ended"):
+        ended.analyse(frame(1, screen(1)))

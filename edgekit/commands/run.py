@@ -144,31 +144,31 @@ def run(
         check_place(json)
     describe(opened)
     notice(DISCLAIMER)
-    with Predictor.open(opened.path, threads=threads, clock=time.monotonic_ns, **choice) as predictor:
-        reference = None if is_synthetic(source) else opened.manifest.feature_reference(artifact.precision)
-        judge = Guard(reference=reference) if guard else None
-        analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
-        info = {
-            "source": _public(source),
-            "network": opened.manifest.network,
-            "engine": artifact.engine,
-            "precision": artifact.precision,
-            "bundle": opened.manifest.source_sha256[:12],
-        }
+    predictor = Predictor.open(opened.path, threads=threads, clock=time.monotonic_ns, **choice)
+    reference = None if is_synthetic(source) else opened.manifest.feature_reference(artifact.precision)
+    judge = Guard(reference=reference) if guard else None
+    analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
+    info = {
+        "source": _public(source),
+        "network": opened.manifest.network,
+        "engine": artifact.engine,
+        "precision": artifact.precision,
+        "bundle": opened.manifest.source_sha256[:12],
+    }
 
-        def now() -> "StreamStatus":
-            return stream.status()
+    def now() -> "StreamStatus":
+        return stream.status()
 
-        stream = Stream(
-            lambda: open_source(source, options),
-            analyser,
-            outputs.plans(info, now, lambda url: out.print(f"page: {url}")),
-            policy=policy.value,
-        )
-        with closing(analyser), _ended_by_signals(stream.stop), live() as show:
-            news = _News(show, notice)
-            status = stream.run(duration_s=duration, tick=news.tell)
-        _conclude(status, stream.error, json)
+    stream = Stream(
+        lambda: open_source(source, options),
+        analyser,
+        outputs.plans(info, now, lambda url: out.print(f"page: {url}")),
+        policy=policy.value,
+    )
+    with closing(analyser), _ended_by_signals(stream.stop), live() as show:
+        news = _News(show, notice)
+        status = stream.run(duration_s=duration, tick=news.tell)
+    _conclude(status, stream.error, json)
 
 
 def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None) -> None:
