@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check install clean
+.PHONY: demo test test-all check install arm64 clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest
+
+# The runtime as a Raspberry Pi 4 and 5 in an emulated Debian (docs/arm64.md); needs root, debootstrap and qemu-user-static.
+arm64: install
+	PYTHONPATH=tests $(BIN)/python -m arm64 $(ARM64)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

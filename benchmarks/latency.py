@@ -10,6 +10,8 @@ import numpy as np
 Clock = Callable[[], int]
 Key = TypeVar("Key", bound=Hashable)
 WARMUP: Final = 10
+FAST: Final = 10.0
+"""The percentile that stands for a round that other processes left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Latency:
     @property
     def p99_ms(self) -> float:
         return self.percentile(99)
+
+    @property
+    def fast_ms(self) -> float:
+        """Latency of an undisturbed round (`FAST`); on an idle machine that is about the median."""
+        return self.percentile(FAST)
 
     @property
     def fps(self) -> float:

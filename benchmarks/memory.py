@@ -3,7 +3,6 @@
 Run as `python -m benchmarks.memory ENGINE PRECISION THREADS DEVICE HEIGHT WIDTH FILE`.
 """
 
-import os
 import resource
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 
 from edge.engines import open_model
 from edge.errors import EngineError
+from edge.own_python import own_python
 
 
 def peak_rss_bytes(
@@ -23,8 +23,7 @@ def peak_rss_bytes(
     height, width: of the network's input.
     """
     options = [engine, precision, str(threads), device, str(height), str(width), str(path)]
-    command = [sys.executable, "-m", "benchmarks.memory", *options]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command, environment = own_python("-m", "benchmarks.memory", *options)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]

@@ -11,12 +11,13 @@ from calibration.dataset import Case, Dataset, Sample
 from calibration.evaluation import Progress, case_json, score
 from calibration.metrics import MALIGNANT, CaseResult, Metrics, summarise
 from edge.bundle import Bundle
-from edge.engines import is_installed, open_artifact
+from edge.engines import open_artifact
 from edge.engines.onnx import open_referee
 from edge.errors import BundleError, DataError
 from edge.manifest import Artifact, Manifest
 from edge.predictor import Engine, Predictor
 from edge.preprocess import preprocess
+from edge.probe import works
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class DriftReport:
     """The reference's figures and every artifact's drift. data: names of the data sets and folds it was measured on.
 
     labelled: the frames have labels and the network a mask or class output to hold against them. skipped: artifacts whose
-    engine is not installed; nothing is said of them.
+    engine is not installed or does not work here; nothing is said of them.
     """
 
     frames: int
@@ -159,8 +160,8 @@ def check_drift(
 ) -> DriftReport:
     """Run every artifact of `bundle` and its FP32 ONNX on the frames of `dataset`, one frame at a time.
 
-    Artifacts whose engine is not installed are skipped and named. Raises BundleError when the bundle has no FP32 ONNX or
-    nothing is left to compare, DataError, EngineError.
+    Artifacts whose engine is not installed or does not work here are skipped and named. Raises BundleError when the bundle has
+    no FP32 ONNX or nothing is left to compare, DataError, EngineError.
     """
     limits = limits or Limits()
     manifest = bundle.manifest
@@ -176,7 +177,7 @@ def check_drift(
             return Comparison(OutputDifferences(manifest.outputs))
 
         reference = network(open_artifact(bundle, first, threads=threads), first.precision)
-        wanted = [artifact for artifact in manifest.artifacts if artifact != first and is_installed(artifact.engine)]
+        wanted = [artifact for artifact in bundle.runs() if artifact != first and works(artifact.engine)]
         if not wanted:
             raise BundleError(
                 f"{bundle.path}: nothing to compare with the FP32 ONNX; export other artifacts, or install their engines"
@@ -202,7 +203,7 @@ def check_drift(
     artifacts = tuple(_compare(target, reference, labelled=labelled, limits=limits) for target in targets)
     figures = reference.metrics() if labelled else None
     sources = sorted({f"{case.origin} fold {case.fold}" for case in dataset})
-    skipped = tuple(f"{a.engine} {a.precision}" for a in manifest.artifacts if not is_installed(a.engine))
+    skipped = tuple(f"{a.engine} {a.precision}" for a in bundle.runs() if not works(a.engine))
     return DriftReport(len(dataset), tuple(sources), labelled, limits, figures, artifacts, skipped)
 
 

@@ -1,6 +1,7 @@
 """Files and folders that are either the old ones or the new ones, never half."""
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -14,6 +15,9 @@ from edge.errors import SinkError
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_SPACE: Final = "free the disk or "
+_RIGHTS: Final = "use sudo or "
+_ADVICE: Final = {errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -32,6 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise SinkError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
     finally:
@@ -59,7 +64,8 @@ def make_folder(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> SinkError:
     """What the system said of a file or folder, in one line."""
-    return SinkError(f"{path}: cannot be written ({error.strerror or error}); free the disk or name another place")
+    advice = _ADVICE.get(error.errno or 0, "")
+    return SinkError(f"{path}: cannot be written ({error.strerror or error}); {advice}name another place")
 
 
 def _require_regular(path: Path) -> None:
@@ -86,10 +92,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield work
         work.chmod(0o755)
-        for file in work.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        for item in (*work.rglob("*"), work):
+            sync(item)
         _swap(work, path)
+        sync(path.parent)
     except OSError as error:
         raise SinkError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
     finally:
@@ -122,8 +128,23 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
-def _sync(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY)
+def replace_link(link: Path, target: str) -> None:
+    """Point a symbolic link, new or not, at `target` in one step. Raises SinkError, also where a file or folder stands there."""
+    if link.exists() and not link.is_symlink():
+        raise SinkError(f"{link}: is no symbolic link; move it away or name another place")
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+        sync(link.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise refused(link, error) from error
+
+
+def sync(item: Path) -> None:
+    """Have a file, or what a folder lists, on the disk before anything after it is: a power cut then leaves no gap."""
+    handle = os.open(item, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

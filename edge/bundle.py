@@ -5,17 +5,18 @@ Its `manifest.json` (`edge.manifest`) says what is in it; a file with another ha
 
 import hashlib
 import json
-import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from edge.atomic import new_folder, write_text
+from edge.bundle_file import BundleFile
+from edge.choice import first_working
 from edge.engines import is_installed
 from edge.errors import BundleError, IntegrityError
-from edge.manifest import ENGINE_ORDER, MANIFEST, PRECISIONS, Artifact, BundleFile, Manifest
+from edge.manifest import MANIFEST, Artifact, Manifest
 
 _DATA: Final = Path(__file__).parent / "data"
 BUILTIN: Final = {name: _DATA / f"{name}-int8" for name in ("emtnet", "emtnet-s")}
@@ -47,43 +48,64 @@ class Bundle:
         return cls.open(BUILTIN[network] if path is None else path)
 
     def choose(self, *, engine: str = "auto", precision: str = "auto") -> Artifact:
-        """The artifact for an engine and precision; auto: INT8 where there is one, the first installed engine.
+        """The artifact for an engine and precision, by the name of the engine that runs it (`Artifact.run_by`).
 
-        Raises BundleError.
+        auto: INT8 where there is one, the first engine that is installed and works here; an EngineWarning says why another one
+        is passed over (`edge.choice`). Raises BundleError, EngineError where no installed engine works.
         """
         candidates = [
-            artifact
+            artifact.run_by(runner)
             for artifact in self.manifest.artifacts
-            if engine in ("auto", artifact.engine) and precision in ("auto", artifact.precision)
+            for runner in artifact.runners
+            if engine in ("auto", runner) and precision in ("auto", artifact.precision)
         ]
         if not candidates:
             have = ", ".join(f"{a.engine} {a.precision}" for a in self.manifest.artifacts)
             raise BundleError(f"{self.path}: no artifact for engine {engine}, precision {precision}; it has {have}")
-        order = engine_order(platform.machine())
-        ranked = sorted(candidates, key=lambda a: (PRECISIONS.index(a.precision), order.index(a.engine)))
-        usable = [artifact for artifact in ranked if is_installed(artifact.engine)]
-        return (usable or ranked)[0]
+        return first_working(candidates, weight_range=self.manifest.weight_range)
+
+    def runs(self, engines: Sequence[str] = ()) -> list[Artifact]:
+        """Every artifact, by the name of each engine that runs it: of `engines`, where there are any.
+
+        With none named an artifact comes under its own name, and again for each other engine that runs it and is installed.
+        """
+        return [
+            artifact.run_by(runner)
+            for artifact in self.manifest.artifacts
+            for runner in artifact.runners
+            if (runner in engines if engines else runner == artifact.engine or is_installed(runner))
+        ]
 
     def verified_paths(self, artifact: Artifact) -> list[Path]:
         """Paths of an artifact's files after their hashes were checked. Raises IntegrityError."""
-        paths = []
         for file in artifact.files:
-            path = self.path / file.path
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise IntegrityError(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from error
-            if len(content) != file.size_bytes or hashlib.sha256(content).hexdigest() != file.sha256:
-                raise IntegrityError(f"{path}: not the file its manifest describes; copy the bundle again")
-            paths.append(path)
-        return paths
+            self.read(file)
+        return [self.path / file.path for file in artifact.files]
 
+    def read(self, file: BundleFile) -> bytes:
+        """The content of a file after its hash was checked. Raises IntegrityError."""
+        path = self.path / file.path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from error
+        if len(content) != file.size_bytes or hashlib.sha256(content).hexdigest() != file.sha256:
+            raise IntegrityError(f"{path}: not the file its manifest describes; copy the bundle again")
+        return content
 
-def engine_order(machine: str) -> tuple[str, ...]:
-    """Engines by preference on a processor family: on Arm OpenVINO runs few INT8 layers, LiteRT all of them."""
-    if machine.lower() in ("aarch64", "arm64"):
-        return ("litert", "openvino", "onnx")
-    return ENGINE_ORDER
+    def copy_to(self, folder: Path) -> None:
+        """Copy manifest and files, each checked as it is read, to an empty folder. Raises IntegrityError, OSError."""
+        for file in self.files():
+            target = folder / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.read(file))
+        (folder / MANIFEST).write_bytes((self.path / MANIFEST).read_bytes())
+
+    def files(self) -> tuple[BundleFile, ...]:
+        """Every file beside the manifest, each once."""
+        parts = [file for artifact in self.manifest.artifacts for file in artifact.files]
+        golden = self.manifest.golden.files() if self.manifest.golden else ()
+        return tuple(dict.fromkeys((*parts, *golden)))
 
 
 def describe_file(folder: Path, path: Path) -> BundleFile:

@@ -29,6 +29,20 @@ class SourceState(StrEnum):
     ENDED = "ended"
 
 
+class AwaySource:
+    """A live source that could not be opened when the run began: reading it fails with what was said, and it is opened again."""
+
+    def __init__(self, fault: SourceError) -> None:
+        self.name, self.live = "the source", True
+        self._fault = fault
+
+    def __iter__(self) -> Iterator[Picture]:
+        raise self._fault
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A captured picture. number: in the ledger. captured_ns: by the run's clock. session: how often the source was opened.
@@ -80,6 +94,8 @@ class Capture:
         """The same, kept when it runs again."""
         self.error: Exception | None = None
         """Why capture ended, None after a good end."""
+        self.opening_ns: int | None = None
+        """Since when the source is being opened again, None while it is not."""
 
     def start(self) -> None:
         self._thread.start()
@@ -162,11 +178,14 @@ class Capture:
             self._backoff.failed()
             if self._stopping.wait(self._backoff.wait_s):
                 return False
+            self.opening_ns = self._clock()
             try:
                 source = self._reopen()
             except EdgekitError as error:
                 fault = SourceError(str(error))
                 continue
+            finally:
+                self.opening_ns = None
             with self._lock:
                 self._source = source
             if self._stopping.is_set():

@@ -4,6 +4,7 @@ The command line turns these into one line on stderr and an exit code; a `ValueE
 """
 
 import importlib
+import sys
 from types import ModuleType
 from typing import ClassVar
 
@@ -56,6 +57,12 @@ class DriftExceeded(EdgekitError):  # noqa: N818 (a finding, not a fault)
     exit_code: ClassVar[int] = 3
 
 
+class RegressionFound(EdgekitError):  # noqa: N818 (a finding, not a fault)
+    """An artifact is slower than it was in an earlier report, by more than noise."""
+
+    exit_code: ClassVar[int] = 3
+
+
 def told(error: Exception) -> str:
     """An error as a run tells it, never empty: ours by its message, which says it all; any other with its kind."""
     return str(error) if isinstance(error, EdgekitError) and str(error) else f"{type(error).__name__}: {error}"
@@ -68,6 +75,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise  # installed but broken: its own error is the useful one
-        raise MissingDependencyError(
-            f"the package of {module!r} is not installed; pip install 'edgekit-ultrasound[{extra}]'"
-        ) from error
+        way = f"pip install 'edgekit-ultrasound[{extra}]'"
+        if sys.maxsize < 1 << 32:
+            way = "this Python is 32-bit, for which there is none: install the 64-bit system"
+        raise MissingDependencyError(f"the package of {module!r} is not installed; {way}") from error

@@ -12,16 +12,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
+from edge.bundle_file import BundleFile
 from edge.decode import decode
 from edge.errors import BundleError
+from edge.golden_answers import Golden
 from edge.interpretation import Interpretation
 from edge.ood import Familiarity, FeatureReference
 from edge.preprocess import Resize
 from edge.presence import Presence
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 MANIFEST: Final = "manifest.json"
-ENGINE_ORDER: Final = ("openvino", "litert", "onnx")
+ENGINE_ORDER: Final = ("openvino", "litert", "onnx", "tflite-runtime")
+ARTIFACTS_OF: Final = {"openvino": "openvino", "litert": "litert", "onnx": "onnx", "tflite-runtime": "litert"}
+"""The engine whose name the artifacts that an engine runs have in a bundle: tflite-runtime opens LiteRT's files."""
 PRECISIONS: Final = ("int8", "fp32")
 PHANTOM: Final = "phantom"
 
@@ -30,21 +34,10 @@ Activation = Literal["sigmoid", "softmax", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class BundleFile:
-    """A file of the bundle, by its path relative to the manifest."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
-            raise ValueError(f"file {self.path!r} lies outside the bundle")
-
-
-@dataclass(frozen=True, slots=True)
 class Artifact:
     """A network in the format of one engine. The first file is the one to open.
+
+    engine: in a manifest the one that the format is of; from `Bundle.choose` and `Bundle.runs` the one that runs it (`run_by`).
 
     int8_convolutions: of a LiteRT INT8 artifact, how many convolutions and fully connected layers run in INT8, and how many
     there are. referee_delta: largest over the outputs of mean |Δ| to the referee as a share of that output's range; None
@@ -58,11 +51,11 @@ class Artifact:
     referee_delta: float | None = None
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINE_ORDER or self.precision not in PRECISIONS or not self.files:
+        if self.engine not in ARTIFACTS_OF or self.precision not in PRECISIONS or not self.files:
             raise ValueError(f"unknown artifact {self.engine} {self.precision}")
         if self.int8_convolutions is not None:
             int8, every = self.int8_convolutions
-            if (self.engine, self.precision) != ("litert", "int8") or not 0 <= int8 <= every:
+            if (ARTIFACTS_OF[self.engine], self.precision) != ("litert", "int8") or not 0 <= int8 <= every:
                 raise ValueError(
                     f"{int8} of {every} convolutions in INT8 cannot be said of {self.engine} {self.precision}"
                 )
@@ -72,6 +65,18 @@ class Artifact:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def runners(self) -> tuple[str, ...]:
+        """Engines that run these files, the one that the format is of first."""
+        kind = ARTIFACTS_OF[self.engine]
+        return tuple(engine for engine, runs in ARTIFACTS_OF.items() if runs == kind)
+
+    def run_by(self, engine: str) -> Self:
+        """The same files under the name of an engine that runs them. Raises ValueError when it does not."""
+        if engine not in self.runners:
+            raise ValueError(f"{engine} does not run artifacts of {self.engine}")
+        return replace(self, engine=engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,8 @@ class Manifest:
     source_sha256: of the checkpoint or ONNX file it was made from. outputs: at most one mask, one class and one features output;
     labels and operating_point belong to the class, presence to the mask (None: any pixel of it is a lesion), features to the
     features (None: any picture is familiar). weight_range: "full", or "half" for x86 without VNNI. guesses: what the export
-    guessed and was not told. calibration: None for FP32.
+    guessed and was not told. calibration: None for FP32. golden: frames and answers for a device's self-test, None where it has
+    none to give (it makes no prediction, or was written by hand).
     """
 
     schema: int
@@ -230,8 +236,12 @@ class Manifest:
     calibration: Calibration | None
     training: Training = field(default_factory=lambda: Training((), (), ()))
     features: Familiarity | None = None
+    golden: Golden | None = None
 
     def __post_init__(self) -> None:
+        for engine in (artifact.engine for artifact in self.artifacts):
+            if ARTIFACTS_OF[engine] != engine:
+                raise ValueError(f"an artifact for {engine} is written as one of {ARTIFACTS_OF[engine]}")
         names = [output.name for output in self.outputs]
         kinds = [output.kind for output in self.outputs]
         if len(set(names)) < len(names) or any(kinds.count(kind) > 1 for kind in ("mask", "class", "features")):
@@ -244,6 +254,10 @@ class Manifest:
             raise ValueError("an operating point needs a class output")
         elif self.presence is not None:
             raise ValueError("presence needs a mask output")
+        if self.golden is not None:
+            kinds_read = {output.kind: output for output in self.outputs}
+            labels = len(self.labels) if "class" in kinds_read else 0
+            self.golden.check({a.precision for a in self.artifacts}, labels, mask="mask" in kinds_read)
         if self.features is not None:
             given = self.features_output
             if given is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from edge.backoff import Backoff
-from edge.capture import Capture, Clock, Frame, SourceState
+from edge.capture import AwaySource, Capture, Clock, Frame, SourceState
 from edge.delivery import Delivery, SinkPlan, SinkStatus
 from edge.errors import EdgekitError, EngineError, SourceError, told
 from edge.handover import Closed, Handover
@@ -66,7 +66,8 @@ class Result(Generic[Kind]):
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
     """The state of a run. age_s: since the newest result that was no failure, None before it. trouble: of the source, None
-    while it runs. fault: the same, kept when it runs again.
+    while it runs. fault: the same, kept when it runs again. analysing_s: how long the frame in analysis has been there, None
+    where none is. opening_s: how long the present try to open the source again takes, None where there is none.
     """
 
     source: SourceState
@@ -77,6 +78,8 @@ class StreamStatus:
     sinks: tuple[SinkStatus, ...]
     error: str | None
     fault: str | None = None
+    analysing_s: float | None = None
+    opening_s: float | None = None
 
     @property
     def sound(self) -> bool:
@@ -88,6 +91,7 @@ class Stream(Generic[Kind]):
     """A run from one source through one analyser to any number of sinks. `run` blocks; `stop` and `status` are for any thread.
 
     open_source: opens the source, also again after a live one failed. Opened by `run`: the source, then the sinks.
+    awaits: a source that is not there when the run begins is a live one that is tried until it comes.
     """
 
     def __init__(
@@ -97,16 +101,18 @@ class Stream(Generic[Kind]):
         sinks: Sequence[SinkPlan[Result[Kind]]] = (),
         *,
         policy: Policy = "newest",
+        awaits: bool = False,
         clock: Clock = time.monotonic_ns,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self._open_source, self._analyser, self._plans = open_source, analyser, sinks
-        self._policy, self._clock, self._backoff = policy, clock, backoff
+        self._policy, self._awaits, self._clock, self._backoff = policy, awaits, clock, backoff
         self._ledger = Ledger()
         self._stop = threading.Event()
         self._capture: Capture | None = None
         self._deliveries: list[Delivery[Result[Kind]]] = []
         self._delivered_ns: int | None = None
+        self._analysing_ns: int | None = None
         self._error: Exception | None = None
 
     def stop(self) -> None:
@@ -119,12 +125,17 @@ class Stream(Generic[Kind]):
             source=SourceState.WAITING if capture is None else capture.state,
             trouble=None if capture is None else capture.trouble,
             reconnects=0 if capture is None else capture.failures,
-            age_s=None if delivered_ns is None else (self._clock() - delivered_ns) / 1e9,
+            age_s=self._since_s(delivered_ns),
             ledger=self._ledger.summary(),
             sinks=tuple(delivery.status() for delivery in self._deliveries),
             error=None if error is None else told(error),
             fault=None if capture is None else capture.fault,
+            analysing_s=self._since_s(self._analysing_ns),
+            opening_s=None if capture is None else self._since_s(capture.opening_ns),
         )
+
+    def _since_s(self, moment_ns: int | None) -> float | None:
+        return None if moment_ns is None else (self._clock() - moment_ns) / 1e9
 
     def run(
         self,
@@ -132,12 +143,14 @@ class Stream(Generic[Kind]):
         duration_s: float | None = None,
         tick: Callable[[StreamStatus], None] | None = None,
         tick_s: float = 1.0,
+        ending: Callable[[], None] | None = None,
     ) -> StreamStatus:
         """Run until the source ends, `stop`, `duration_s` or a fault of source or analysis, which the status names.
 
-        tick: called every `tick_s` in this thread. Raises SourceError, SinkError when source or sinks cannot be opened.
+        tick: called every `tick_s` in this thread. ending: called in it when the run begins to end; sinks may take some seconds
+        to write what waits, in which there is no tick. Raises SourceError, SinkError when source or sinks cannot be opened.
         """
-        source = self._open_source()
+        source = self._first_source()
         frames: Handover[Frame] = _handover(self._policy, live=source.live)
         self._capture = capture = Capture(
             source, self._open_source, frames, self._ledger,
@@ -151,6 +164,8 @@ class Stream(Generic[Kind]):
             worker.start()
             self._watch(worker, duration_s, tick, tick_s)
         finally:
+            if ending is not None:
+                ending()
             if not capture.stop():
                 self._fail(SourceError(f"{source.name}: did not let go of its reader; the rest was stopped"))
             if worker.ident is not None:
@@ -162,6 +177,14 @@ class Stream(Generic[Kind]):
         if capture.error is not None:
             self._fail(capture.error)
         return self.status()
+
+    def _first_source(self) -> FrameSource:
+        try:
+            return self._open_source()
+        except SourceError as fault:
+            if not self._awaits:
+                raise
+            return AwaySource(fault)
 
     def _watch(
         self,
@@ -187,11 +210,12 @@ class Stream(Generic[Kind]):
     def _analyse(self, frames: Handover[Frame]) -> None:
         failures = 0
         while True:
+            self._analysing_ns = None
             try:
                 frame = frames.get()
             except Closed:
                 return
-            dequeued_ns = self._clock()
+            self._analysing_ns = dequeued_ns = self._clock()
             try:
                 found = self._analyser.analyse(frame)
             except Exception as error:  # counted, told, and at last the end of the run

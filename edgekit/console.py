@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,9 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from edge.atomic import write_text
-from edge.bundle import Bundle
 from edge.errors import EdgekitError
-from edge.manifest import MANIFEST
+from edgekit.journal import Level, marked
+
+if TYPE_CHECKING:  # edgekit doctor prints also where numpy or OpenCV is broken
+    from edge.bundle import Bundle
 
 Item = TypeVar("Item")
 _WIDTH = None if sys.stdout.isatty() else 160
@@ -36,11 +38,11 @@ def progress(what: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
     return wrapped
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table; numbers stand right."""
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, words: bool = False) -> None:
+    """Print a table; numbers stand right, and what is not in the first column is one, unless words are said to be there."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if words or index == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     out.print(grid)
@@ -53,7 +55,32 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
 
 def notice(text: str) -> None:
     """A line on stderr that must not be missed."""
-    err.print(f"note: {text}", style="yellow", markup=False)
+    err.print(marked(f"note: {text}", Level.WARNING), style="yellow", markup=False)
+
+
+def say(text: str) -> None:
+    """A line on stderr of how things go."""
+    err.print(marked(text, Level.INFO), markup=False)
+
+
+def warning(text: str) -> None:
+    """A line on stderr in the strongest words there are: something is the wrong way round."""
+    err.print(marked(f"WARNING: {text}", Level.WARNING), style="bold red", markup=False)
+
+
+@contextmanager
+def ticker() -> Iterator[Callable[[str], None]]:
+    """A line on stderr, written anew by each call and only then: what is being timed shares the processor with no spinner.
+
+    Nothing where stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    try:
+        yield lambda text: print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 def write_json(path: Path | None, record: Any) -> None:
@@ -62,11 +89,13 @@ def write_json(path: Path | None, record: Any) -> None:
         write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def describe(bundle: Bundle, *, guesses: bool = False) -> None:
+def describe(bundle: "Bundle", *, guesses: bool = False) -> None:
     """Say what must be known of a bundle: calibrated on synthetic images, guessed outputs, artifacts it lacks.
 
     guesses: each of them, as its export does; else how many.
     """
+    from edge.manifest import MANIFEST
+
     manifest = bundle.manifest
     if manifest.phantom_calibrated:
         notice(

@@ -4,7 +4,7 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -151,7 +151,6 @@ def _page(rows: list[tuple[str, ...]], drift: DriftReport, timing: BenchReport, 
         else f"{drift.frames} unlabelled frames, so agreement with FP32 only"
     )
     warning = "<p class=warn>Calibrated on phantoms, not on real frames.</p>" if manifest.phantom_calibrated else ""
-    environment: dict[str, Any] = timing.environment
     pictures = "".join(
         f"<h2>{title}</h2><img alt='{title}' src='data:image/{kind};base64,{_encoded(bundle.path.parent / name)}'>"
         for title, name, kind in (
@@ -167,7 +166,7 @@ table{{border-collapse:collapse}}td,th{{padding:.3em .8em;text-align:right;borde
 td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}.warn{{color:#b45309;font-weight:bold}}</style>
 <h1>edgekit: {html.escape(manifest.network)}</h1>{warning}
 <p>Calibrated on {calibration.count} {html.escape(calibration.source)} frames; drift on {graded}; timed on
-{html.escape(str(environment["cpu"]))}, {timing.results[0].threads} threads, {environment["rounds"]} interleaved rounds.</p>
+{html.escape(timing.environment["device"]["cpu"])}, {timing.results[0].threads} threads, {timing.rounds} interleaved rounds.</p>
 <table><tr>{head}</tr>{body}</table>{pictures}<p>{DISCLAIMER}</p></html>
 """
 

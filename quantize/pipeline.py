@@ -23,6 +23,7 @@ from emtnet.network import FEATURES, INPUT_SIZE, ExportedEmtNet
 from emtnet.weights import load_checkpoint
 from quantize.answers import answers_of, features_of
 from quantize.description import Description
+from quantize.golden import with_golden
 from quantize.head_bias import match_score_means
 from quantize.network import Network
 from quantize.onnx_graph import INPUT_NAME, WeightRange, export_torch
@@ -137,7 +138,9 @@ def export_network(
             how = manifest.interpretation()
             answers = (answers_of(model, how, images) for model in (network.model, models["int8"]))
             manifest = with_int8_thresholds(manifest, *answers)
-        write_manifest(folder, _with_reference(manifest, network, models, familiar or calibration, stage))
+        manifest = _with_reference(manifest, network, models, familiar or calibration, stage)
+        stage("golden frames")
+        write_manifest(folder, with_golden(folder, manifest))
     return Bundle.open(out)
 
 

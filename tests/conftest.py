@@ -1,6 +1,6 @@
 """Shared fixtures: real data where it stands beside the checkout, synthetic data everywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,9 +13,18 @@ from edge.phantom import phantom_case
 
 # An example that waits for a busy core has not failed.
 settings.register_profile("shared machines", deadline=None)
+settings.register_profile("emulated", deadline=None, max_examples=10)  # for the arm64 gate, which is slow enough
 settings.load_profile("shared machines")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between starts stays out of the user's own cache, in subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -205,13 +205,17 @@ def check_int8(
 def kernels(file: FlatFile) -> list[str]:
     """Operators in order: "ADD" runs in INT8 throughout, "ADD float" in float32. QUANTIZE and DEQUANTIZE are themselves.
 
-    Left out are the QUANTIZE behind an input and the DEQUANTIZE in front of an output.
+    Left out are the QUANTIZE behind an input, with the DEQUANTIZE in between that an image of pixels has, and the DEQUANTIZE in
+    front of an output.
     """
+    pixels = [op for op in file.operators if op.code == "DEQUANTIZE" and op.inputs[0] in file.graph.inputs]
+    entries = {*file.graph.inputs, *(index for op in pixels for index in op.outputs)}
+    begun = [op for op in file.operators if op.code == "QUANTIZE" and op.inputs[0] in entries]
+    begun += [op for op in pixels if any(op.outputs[0] == other.inputs[0] for other in begun)]
     found = []
     for operator in file.operators:
-        first = operator.code == "QUANTIZE" and operator.inputs[0] in file.graph.inputs
         last = operator.code == "DEQUANTIZE" and operator.outputs[0] in file.graph.outputs
-        if not first and not last:
+        if operator not in begun and not last:
             found.append(
                 operator.code + ("" if operator.code in ("QUANTIZE", "DEQUANTIZE") else _precision(file, operator))
             )

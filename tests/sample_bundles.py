@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edge.bundle import Bundle, describe_file, new_bundle, write_manifest
+from edge.golden_answers import Golden, GoldenAnswer, GoldenBounds, GoldenFrame
 from edge.manifest import (
     MANIFEST,
     SCHEMA,
@@ -30,6 +31,8 @@ FILES = {
     "deep/int8.tflite": b"TFL3 int8",
     "fp32.tflite": b"TFL3 fp32",
     "int8.onnx": b"onnx int8",
+    "golden/0.png": b"a frame",
+    "golden/0-mask.png": b"its mask",
 }
 ARTIFACTS = {  # worst first: nothing may depend on the order in the manifest
     ("onnx", "int8"): ("int8.onnx",),
@@ -84,7 +87,15 @@ def manifest_of(folder: Path) -> Manifest:
             fp32=FeatureReference((1, 3), (0.1, 0.2, 0.3, 0.4), WHITENING, 1.5),
             int8=FeatureReference((4,), (0.2, 0.2, 0.3, 0.4), WHITENING, 1.4),
         ),
+        golden=golden_of(folder),
     )
+
+
+def golden_of(folder: Path) -> Golden:
+    """A golden frame with an answer in each precision."""
+    frame, mask = (describe_file(folder, folder / f"golden/{name}.png") for name in ("0", "0-mask"))
+    answers = tuple(GoldenAnswer(p, "malignant", (0.25, 0.75), 0.875, mask) for p in ("fp32", "int8"))
+    return Golden((GoldenFrame(frame, answers),), GoldenBounds(0.01, 0.8, 0.2))
 
 
 @pytest.fixture

@@ -2,20 +2,25 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
+from bench_reports import bench_report
 from onnx import TensorProto, helper
 
 import benchmarks.bench as bench_module
-from benchmarks.bench import bench, environment
+from benchmarks.bench import bench
+from benchmarks.machine import State, environment
 from edge.bundle import Bundle
+from edge.bundle_file import BundleFile
+from edge.device import Throttled
 from edge.errors import BundleError, IntegrityError
 from edge.frame import GreyImage
-from edge.manifest import SCHEMA, Artifact, BundleFile, InputSpec, Manifest, OperatingPoint, OutputSpec
+from edge.manifest import SCHEMA, Artifact, InputSpec, Manifest, OperatingPoint, OutputSpec
 from edge.phantom import phantom_case
 from edge.preprocess import Resize, preprocess
 
@@ -126,7 +131,7 @@ def test_without_an_fp32_artifact_there_is_no_speed_up(tmp_path: Path, memory_ca
 def test_an_engine_that_is_not_installed_is_skipped_and_named(
     tmp_path: Path, memory_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_module, "is_installed", lambda engine: engine == "onnx")
+    monkeypatch.setattr(bench_module, "works", lambda engine: engine == "onnx")
     report = bench(make_bundle(tmp_path, ("onnx", "fp32"), ("litert", "fp32"), ("openvino", "int8")), rounds=1)
     assert [result.engine for result in report.results] == ["onnx"]
     assert report.skipped == ("litert fp32", "openvino int8")
@@ -145,7 +150,7 @@ def test_nothing_to_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         bench(bundle, engines=["litert"])
     with pytest.raises(BundleError, match="for engine any on gpu"):
         bench(bundle, device="gpu")  # ONNX Runtime and LiteRT run on the CPU only
-    monkeypatch.setattr(bench_module, "is_installed", lambda engine: False)
+    monkeypatch.setattr(bench_module, "works", lambda engine: False)
     with pytest.raises(BundleError, match="install an engine"):
         bench(bundle)
 
@@ -159,10 +164,23 @@ def test_a_changed_artifact_is_not_timed(tmp_path: Path) -> None:
 
 def test_the_report_is_json_with_raw_samples_and_the_machine(tmp_path: Path, memory_calls: list[Any]) -> None:
     bundle = make_bundle(tmp_path, ("onnx", "fp32"))
-    record = json.loads(json.dumps(bench(bundle, threads=1, rounds=3).to_json()))
-    assert set(record) == {"environment", "results", "skipped"}
-    assert record["environment"]["rounds"] == 3
-    assert record["environment"]["bundle"] == str(tmp_path)
+    (tmp_path / "manifest.json").write_text(bundle.manifest.to_json())
+    states = iter((State(40.0, 1500.0, None), State(61.0, 1400.0, Throttled(0b100))))
+    record = json.loads(json.dumps(bench(bundle, threads=1, rounds=3, read=lambda: next(states)).to_json()))
+    assert set(record) == {
+        *("schema", "created", "bundle", "environment", "before", "after", "rounds", "yardstick_ms", "results"),
+        *("skipped", "fastest", "paradoxes", "cold_starts", "soak", "comparison"),
+    }
+    assert record["schema"] == bench_module.SCHEMA
+    assert record["rounds"] == len(record["yardstick_ms"]) == 3
+    assert record["bundle"] == {
+        "path": str(tmp_path),
+        "manifest_sha256": hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest(),
+        "network": "tiny",
+        "input": list(SIZE),
+    }
+    assert record["before"] == {"temperature_c": 40.0, "clock_mhz": 1500.0, "throttled_bits": None}
+    assert record["after"] == {"temperature_c": 61.0, "clock_mhz": 1400.0, "throttled_bits": 4}
     (result,) = record["results"]
     assert set(result) == {
         "engine",
@@ -177,17 +195,35 @@ def test_the_report_is_json_with_raw_samples_and_the_machine(tmp_path: Path, mem
         "size_bytes",
         "speedup_vs_fp32",
         "speedup_vs_fastest_fp32",
+        "effective_precision",
+        "roofline",
         "samples_ms",
     }
     assert len(result["samples_ms"]) == 3
     assert result["p50_ms"] == sorted(result["samples_ms"])[1]
     assert result["fps"] == pytest.approx(1000 / result["p50_ms"])
     assert result["peak_rss_bytes"] == 2**20
+    assert record["fastest"] == "onnx fp32"
 
 
-def test_the_environment_names_processor_and_versions() -> None:
+def test_the_environment_names_hardware_kernel_and_versions() -> None:
     found = environment()
-    assert set(found) == {"machine", "cpu", "cores", "system", "python", "packages"}
-    assert found["cpu"]
-    assert found["cores"] >= 1
+    assert set(found) == {"device", "kernel", "system", "python", "packages"}
+    assert found["device"]["cpu"]
+    assert found["device"]["cores"] >= 1
+    assert found["kernel"] == os.uname().release
     assert {"edgekit-ultrasound", "numpy", "onnxruntime"} <= set(found["packages"])
+
+
+def test_int8_that_is_slower_than_float_is_a_paradox_and_the_fastest_is_known() -> None:
+    report = bench_report({"litert fp32": 5.0, "litert int8": 11.0, "onnx fp32": 6.0, "onnx int8": 4.0})
+    (found,) = report.paradoxes
+    assert found.engine == "litert"
+    assert found.ratio.value == pytest.approx(2.2, rel=0.03)
+    assert report.fastest.name == "onnx int8"
+    assert report.to_json()["paradoxes"][0]["int8_over_fp32"] == found.ratio.value
+
+
+def test_int8_as_fast_as_float_up_to_noise_is_no_paradox() -> None:
+    for seed in range(5):
+        assert not bench_report({"litert fp32": 5.0, "litert int8": 5.05}, seed=100 * seed).paradoxes

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from edge.atomic import new_folder, write_bytes, write_text
+from edge.atomic import new_folder, refused, write_bytes, write_text
 from edge.errors import SinkError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +122,19 @@ def test_a_place_that_is_none_is_named(tmp_path: Path, place: str, reason: str) 
     with pytest.raises(SinkError, match=f"{place}: {reason}"):
         write_bytes(tmp_path / place, b"new")
     assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free the disk or name another place"),
+        (errno.EACCES, "use sudo or name another place"),
+        (errno.EROFS, "name another place"),
+    ],
+)
+def test_what_to_do_fits_what_the_system_said(tmp_path: Path, number: int, advice: str) -> None:
+    said = str(refused(tmp_path, OSError(number, os.strerror(number))))
+    assert said == f"{tmp_path}: cannot be written ({os.strerror(number)}); {advice}"
 
 
 # Folders

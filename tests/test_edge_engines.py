@@ -1,4 +1,4 @@
-"""Engines: one network on all three of them, and every refusal a sentence."""
+"""Engines: one network on all of them that live in one environment, and every refusal a sentence."""
 
 import sys
 from collections.abc import Iterator
@@ -8,58 +8,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tiny_network import OUTPUTS, SIDE, expected_mask, ramp, tiny_network
 
 from edge.bundle import Bundle, describe_file, new_bundle, write_manifest
 from edge.engines import ENGINES, engine_errors, is_installed, open_artifact, open_model
 from edge.engines.onnx import open_referee
 from edge.engines.openvino import devices
 from edge.errors import EngineError, IntegrityError, MissingDependencyError
-from edge.frame import GreyImage
-from edge.manifest import SCHEMA, Artifact, InputSpec, Manifest, OperatingPoint, OutputSpec
+from edge.manifest import SCHEMA, Artifact, InputSpec, Manifest, OperatingPoint
 from edge.predictor import Engine, Predictor
 
-PACKAGES = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
+PACKAGES = {
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "onnx": "onnxruntime",
+    "tflite-runtime": "tflite_runtime",
+}
 SUFFIXES = {"openvino": ".onnx", "litert": ".tflite", "onnx": ".onnx"}  # OpenVINO reads ONNX files too
-SIDE = 32
-OUTPUTS = (
-    OutputSpec("mask", "mask", "sigmoid", (1, 1, SIDE, SIDE)),
-    OutputSpec("malignancy", "class", "sigmoid", (1, 1)),
-    OutputSpec("features", "other", "none", (1, 3, SIDE // 2, SIDE)),
-)
-
-
-def tiny_network() -> onnx.ModelProto:
-    """mask = 16 · x + 0.5 at every x = (p − 128) / 128; malignancy = 2 · mean(mask) + 0.25; features = (1, 2, 3) · x
-    in three channels, of every second row.
-    """
-    constants = {"offset": 128, "scale": 128, "w": [[[[16]]]], "b": [0.5], "gw": [[2]], "gb": [0.25]}
-    constants |= {"fw": np.arange(1, 4).reshape(3, 1, 1, 1), "fb": [0, 0, 0]}
-    nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["float", "offset"], ["centred"]),
-        helper.make_node("Div", ["centred", "scale"], ["x"]),
-        helper.make_node("Conv", ["x", "w", "b"], ["mask"], kernel_shape=[1, 1]),
-        helper.make_node("GlobalAveragePool", ["mask"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "gw", "gb"], ["malignancy"], transB=1),
-        helper.make_node("Conv", ["x", "fw", "fb"], ["features"], kernel_shape=[1, 1], strides=[2, 1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, SIDE, SIDE])],
-        [
-            helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, SIDE, SIDE]),
-            helper.make_tensor_value_info("malignancy", TensorProto.FLOAT, [1, 1]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 3, SIDE // 2, SIDE]),
-        ],
-        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    return model
+HERE = ("openvino", "litert", "onnx")
+"""Engines that live in one environment; tests/test_edge_engines_tflite_runtime.py has the other."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +63,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(path)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=HERE)
 def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Engine]:
     """Each engine with the tiny network."""
     with closing(open_artifact(bundle, bundle.choose(engine=request.param), threads=1)) as opened:
@@ -110,14 +78,6 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, module)
     path = [place for place in sys.path if not any((Path(place) / package).exists() for package in packages)]
     monkeypatch.setattr(sys, "path", path)
-
-
-def ramp() -> GreyImage:
-    return (np.arange(SIDE * SIDE) % 256).astype(np.uint8).reshape(SIDE, SIDE)
-
-
-def expected_mask() -> NDArray[np.float64]:
-    return 16 * (ramp().astype(np.float64) - 128) / 128 + 0.5
 
 
 def one_line(error: pytest.ExceptionInfo[EngineError]) -> str:
@@ -184,7 +144,7 @@ def test_the_referee_runs_the_same_graph(bundle: Bundle) -> None:
         assert np.squeeze(referee.infer(ramp())["mask"]) == pytest.approx(expected_mask(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_predictor_opens_a_bundle_with_its_size_and_operating_point(bundle: Bundle, name: str) -> None:
     frame = np.full((64, 96), 64, np.uint8)
     frame[:32] = 191  # the mean mask logit is 0.4375 and malignancy 1.125: probability 0.755
@@ -219,7 +179,7 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         open_model("tensorrt", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["litert", "onnx"])
+@pytest.mark.parametrize("name", ["litert", "onnx", "tflite-runtime"])
 @pytest.mark.parametrize("device", ["gpu", "npu", "auto"])
 def test_only_openvino_leaves_the_cpu(tmp_path: Path, name: str, device: str) -> None:
     with pytest.raises(EngineError, match=f"{name} runs on the CPU only; use --engine openvino for --device {device}"):
@@ -242,7 +202,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(bundle: Bundl
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model\nat all\n", bytes(range(256)) * 8, bytes(4096)])
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     file = tmp_path / {"openvino": "model.xml", "litert": "model.tflite", "onnx": "model.onnx"}[name]
     file.write_bytes(content)
@@ -259,7 +219,7 @@ def test_a_file_that_is_no_model_is_refused_by_the_auto_device_too(tmp_path: Pat
     assert "model.xml" in one_line(caught)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_missing_model_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(EngineError) as caught:
         open_model(name, tmp_path / f"absent{SUFFIXES[name]}")
@@ -274,13 +234,13 @@ def test_an_engine_that_is_not_installed_names_its_extra(tmp_path: Path, name: s
         open_model(name, tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", HERE)
 def test_an_engine_that_is_installed_is_seen(name: str) -> None:
     assert is_installed(name)
 
 
 @pytest.mark.usefixtures("absent")
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", HERE)
 def test_an_engine_that_is_installed_but_broken_shows_its_own_error(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,11 +25,11 @@ def subclasses(kind: type[EdgekitError]) -> Iterator[type[EdgekitError]]:
 
 
 def test_every_error_has_its_exit_code() -> None:
-    """1: could not do it; 3: did it and found drift. 2 belongs to usage errors."""
+    """1: could not do it; 3: did it and found drift or a regression. 2 belongs to usage errors."""
     codes = {kind.__name__: kind.exit_code for kind in subclasses(EdgekitError)}
     assert len(codes) >= 10
     assert EdgekitError.exit_code == 1
-    assert codes.pop("DriftExceeded") == 3
+    assert codes.pop("DriftExceeded") == codes.pop("RegressionFound") == 3
     assert set(codes.values()) == {1}
 
 

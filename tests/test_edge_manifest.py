@@ -9,13 +9,13 @@ import pytest
 from sample_bundles import Edit, at, bundle, edit, objects
 
 from edge.bundle import Bundle, write_manifest
+from edge.bundle_file import BundleFile
 from edge.errors import BundleError
 from edge.manifest import (
     MANIFEST,
     SCHEMA,
     Activation,
     Artifact,
-    BundleFile,
     InputSpec,
     Kind,
     OperatingPoint,
@@ -150,6 +150,14 @@ def test_an_older_schema_asks_for_a_new_export_before_anything_else(edit: Edit) 
         (("features", "fp32", "whitening"), [1.0, 1.0, 1.0, 1.0]),
         (("features", "fp32", "whitening", 0), [None]),
         (("features", "fp32", "limit"), None),
+        (("golden",), []),
+        (("golden", "bounds"), None),
+        (("golden", "bounds", "mask_mean"), "small"),
+        (("golden", "frames"), {}),
+        (("golden", "frames", 0, "file"), "golden/0.png"),
+        (("golden", "frames", 0, "answers", 0, "probabilities"), 0.75),
+        (("golden", "frames", 0, "answers", 0, "presence"), "0.875"),
+        (("golden", "frames", 0, "answers", 0, "mask"), "golden/0-mask.png"),
     ],
 )
 def test_a_value_of_another_type_is_refused(edit: Edit, place: tuple[Any, ...], value: Any) -> None:
@@ -180,6 +188,7 @@ def test_what_may_be_null_may_be_null(edit: Edit) -> None:
     assert features.at("int8") is None
     assert features.at("fp32") is not None
     assert Bundle.open(edit(lambda raw: raw.update(features=None))).manifest.features is None
+    assert Bundle.open(edit(lambda raw: raw.update(golden=None))).manifest.golden is None
 
 
 @pytest.mark.parametrize("record", ["operating_point", "presence"])
@@ -422,7 +431,7 @@ def test_a_manifest_is_read_for_the_precision_that_runs(
 
 
 def test_a_mask_or_a_class_alone_can_be_read(bundle: Bundle) -> None:
-    plain = replace(bundle.manifest, features=None)
+    plain = replace(bundle.manifest, features=None, golden=None)
     mask = replace(plain, outputs=(OTHER, MASK), labels=(), operating_point=None).interpretation()
     assert (mask.mask, mask.classes, mask.positive, mask.threshold) == (MASK, None, None, None)
     assert mask.presence is not None
@@ -432,7 +441,9 @@ def test_a_mask_or_a_class_alone_can_be_read(bundle: Bundle) -> None:
 
 
 def test_a_network_without_mask_and_class_is_a_bundle_that_cannot_predict(bundle: Bundle) -> None:
-    manifest = replace(bundle.manifest, outputs=(OTHER, FEATURES), labels=(), operating_point=None, presence=None)
+    manifest = replace(
+        bundle.manifest, golden=None, outputs=(OTHER, FEATURES), labels=(), operating_point=None, presence=None
+    )
     write_manifest(bundle.path, manifest)
     assert not Bundle.open(bundle.path).manifest.predicts
     with pytest.raises(BundleError, match=r"EMT-Net: edgekit predict needs to know .*--mask-output or --class-output"):

@@ -35,7 +35,6 @@ from edge.sources import Picture
 from edge.stream import Result, Stream, StreamStatus
 from edge.web.access import Access
 from edge.web.app import STATIC
-from edge.web.metrics import temperature_c
 from edge.web.server import WebSink
 
 TOKEN = "a-token-of-the-tests"
@@ -441,16 +440,6 @@ def test_metrics_count_results_where_there_is_no_status() -> None:
         for outcome, count in {"processed": 2, "rejected": 1, "failed": 1, "dropped": 0}.items():
             assert f'edgekit_frames_total{{outcome="{outcome}"}} {count}.0' in text
         assert "temperature" not in text
-
-
-def test_temperature_is_that_of_the_hottest_sensible_zone(tmp_path: Path) -> None:
-    assert temperature_c(tmp_path) is None
-    for name, text in {"0": "45200\n", "1": "61700\n", "2": "broken", "3": "-273000", "4": "999000"}.items():
-        folder = tmp_path / f"thermal_zone{name}"
-        folder.mkdir()
-        (folder / "temp").write_text(text)
-    (tmp_path / "thermal_zone5/temp").mkdir(parents=True)  # cannot be read
-    assert temperature_c(tmp_path) == 61.7
 
 
 # The page's files

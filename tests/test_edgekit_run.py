@@ -16,7 +16,7 @@ from edge.capture import SourceState
 from edge.ledger import FrameRecord, Ledger, Outcome
 from edge.sinks.jsonl import read_results
 from edge.stream import StreamStatus
-from edgekit.commands.run import _line, _report
+from edgekit.run_report import one_line, report
 
 pytest.importorskip("openvino")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -66,8 +66,8 @@ def test_what_the_source_missed_is_told_live_and_at_the_end(capsys: pytest.Captu
     ledger = Ledger()
     ledger.end(FrameRecord(ledger.capture(lost=3), Outcome.DROPPED, 0, "a newer frame came"))
     status = StreamStatus(SourceState.RUNNING, None, 0, None, ledger.summary(), (), None)
-    assert "1 dropped), 3 missed by the source, drop rate 100%, latency p50/p90/p99 –/–/– ms" in _line(status)
-    _report(status)
+    assert "1 dropped), 3 missed by the source, drop rate 100%, latency p50/p90/p99 –/–/– ms" in one_line(status)
+    report(status)
     assert re.search(r"missed by the source\s*│\s*3", capsys.readouterr().out)
 
 

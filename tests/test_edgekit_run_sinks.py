@@ -214,6 +214,19 @@ def test_an_engine_that_never_answers_does_not_keep_the_run(
             thread.join(WAIT_S)
 
 
+def test_files_may_be_named_by_the_time_so_that_a_service_can_start_again(run: EdgekitRun, tmp_path: Path) -> None:
+    for _ in range(2):
+        ran = run("phantom:20?seconds=0.3", "--results", "frames-%Y%m%d-%H%M%S.jsonl")
+        assert ran.code == 0, ran.err
+        (made,) = tmp_path.glob("frames-*.jsonl")
+        assert re.fullmatch(r"frames-\d{8}-\d{6}\.jsonl", made.name)
+        made.rename(tmp_path / "before")
+
+
+def test_another_device_than_the_cpu_is_openvinos(run: EdgekitRun) -> None:
+    assert "litert runs on the CPU only" in run("phantom:20?seconds=0.3", "--device", "npu").error
+
+
 # Ends of all kinds, and viewers; in processes of their own
 
 

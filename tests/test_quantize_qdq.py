@@ -313,7 +313,7 @@ def test_the_tflite_file_of_a_completed_graph_is_int8_throughout(kind: str) -> N
     ]
     assert floats == ["CONV_2D", "FULLY_CONNECTED"]  # the heads
     assert file.counts["QUANTIZE"] == 1  # the image
-    assert file.counts["DEQUANTIZE"] == 2  # in front of the heads
+    assert file.counts["DEQUANTIZE"] == 3  # the image, and in front of the heads
     for frame in small_frames()[12:16]:
         feeds = {"image": frame[None, None]}
         wanted, got = run_referee(model, feeds), run_tflite(to_tflite(model), feeds)

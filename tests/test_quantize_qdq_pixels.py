@@ -48,7 +48,7 @@ def test_pixels_pass_the_first_quantiser_unrounded_for_any_mean(channels: int, m
 def test_the_tflite_file_reads_the_pixels_as_they_are(channels: int, mean: float) -> None:
     codes = [operator.code for operator in read_tflite(to_tflite(completed(channels, mean))).operators]
     spread = ["CONCATENATION"] if channels == 3 else []
-    assert codes[: 2 + len(spread)] == ["QUANTIZE", *spread, "CONV_2D"]
+    assert codes[: 3 + len(spread)] == ["DEQUANTIZE", "QUANTIZE", *spread, "CONV_2D"]
 
 
 @pytest.mark.parametrize("mean", [127.5, 55.3, 200.8])

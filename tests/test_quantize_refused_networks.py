@@ -208,12 +208,12 @@ def test_litert_asked_for_by_name_raises_and_leaves_nothing(name: str, tmp_path:
 
 def test_litert_asked_for_by_name_leaves_the_old_bundle(tmp_path: Path) -> None:
     old = export(small_network(), tmp_path / "out", calibration=calibration(), description=SAID, int8=False)
-    before = {file.name: file.read_bytes() for file in old.path.iterdir()}
+    before = {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()}
     with pytest.raises(ConversionError, match="attention"):
         export(
             attention(), old.path, calibration=calibration(), description=SAID, int8=False, engines=["litert", "onnx"]
         )
-    assert {file.name: file.read_bytes() for file in old.path.iterdir()} == before
+    assert {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()} == before
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 

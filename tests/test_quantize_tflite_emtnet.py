@@ -69,11 +69,11 @@ def test_fp32_operators() -> None:
 
 
 def test_int8_operators() -> None:
-    """One QUANTIZE moves the image's zero point from 128 to 0; a DEQUANTIZE stands in front of each float head and of
-    each part of the features."""
+    """DEQUANTIZE and QUANTIZE bring the image to int8, a RESHAPE makes two columns two channels of the first layer. A DEQUANTIZE
+    stands in front of each float head and of each part of the features, whose rows are averaged in INT8."""
     file = read_tflite(int8_file())
-    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 6}
-    assert file.operators[0].code == "QUANTIZE"
+    assert file.counts == BODY | {"QUANTIZE": 1, "DEQUANTIZE": 7, "RESHAPE": 1, "MEAN": 8}
+    assert [operator.code for operator in file.operators[:4]] == ["DEQUANTIZE", "QUANTIZE", "RESHAPE", "CONV_2D"]
     made_by = {index: operator for operator in file.operators for index in operator.outputs}
     heads = [operator for operator in file.operators if is_head(file, operator)]
     last = [operator for operator in heads if operator.code not in JOINS]
@@ -83,7 +83,7 @@ def test_int8_operators() -> None:
 
 def test_everything_between_the_image_and_the_heads_is_int8() -> None:
     file = read_tflite(int8_file())
-    for operator in file.operators[1:]:
+    for operator in file.operators[2:]:
         if is_head(file, operator) or operator.code == "DEQUANTIZE":
             continue
         activations = [index for index in operator.inputs if file.is_quantised(index)]
@@ -150,9 +150,9 @@ def test_xnnpack_takes_the_whole_fp32_graph() -> None:
     assert one_delegate_from(fp32_file(), read_tflite(fp32_file()).graph.inputs[0])
 
 
-def test_xnnpack_takes_the_whole_int8_graph_behind_the_image() -> None:
-    """It has no QUANTIZE from uint8 to int8; that one runs in the built-in kernel, and everything after it in XNNPACK."""
-    assert one_delegate_from(int8_file(), read_tflite(int8_file()).operators[0].outputs[0])
+def test_xnnpack_takes_the_whole_int8_graph() -> None:
+    """A QUANTIZE from uint8 straight to int8 would stay outside."""
+    assert one_delegate_from(int8_file(), read_tflite(int8_file()).graph.inputs[0])
 
 
 def test_xnnpack_would_refuse_activations_with_another_quantised_dimension() -> None:
@@ -163,7 +163,7 @@ def test_xnnpack_would_refuse_activations_with_another_quantised_dimension() -> 
             tensor.quantization.quantizedDimension = 1
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(file.model.Pack(builder), file_identifier=b"TFL3")
-    assert not one_delegate_from(bytes(builder.Output()), file.operators[0].outputs[0])
+    assert not one_delegate_from(bytes(builder.Output()), file.graph.inputs[0])
 
 
 # The same numbers as the QDQ graph.
@@ -194,6 +194,11 @@ def test_activations_have_the_scales_and_zero_points_of_the_qdq_graph() -> None:
         (index,) = operator.outputs
         if str(file.dtype(index)) != "int8":
             continue
+        if operator.code == "RESHAPE" or file.name(index).endswith("_of_rows"):
+            source = operator.inputs[0]
+            assert np.array_equal(file.scale(index), file.scale(source))
+            assert np.array_equal(file.zero_point(index), file.zero_point(source))
+            continue
         wanted = grid(model, file.name(index))
         assert wanted is not None
         assert (file.scale(index).tolist(), file.zero_point(index).tolist()) == ([wanted[0]], [wanted[1]])
@@ -219,7 +224,12 @@ def test_weights_scales_and_biases_are_those_of_the_qdq_graph() -> None:
             )
             assert np.array_equal(file.data(biases), bias)
             continue
-        assert np.array_equal(file.data(weights), kernel.transpose(orders[operator.code]))
+        if kernel.shape[1] == 1 and operator.code == "CONV_2D":  # two columns of the image are one
+            columns = file.data(weights).reshape(len(kernel), 3, 4)
+            assert np.array_equal(columns[..., :3], kernel[:, 0])
+            assert not columns[..., 3].any()
+        else:
+            assert np.array_equal(file.data(weights), kernel.transpose(orders[operator.code]))
         assert np.array_equal(file.scale(weights), scale.reshape(-1))
         assert not file.zero_point(weights).any()
         assert file.graph.tensors[weights].quantization.quantizedDimension == (operator.code == "DEPTHWISE_CONV_2D") * 3
@@ -243,13 +253,16 @@ def test_fp32_answers_are_those_of_onnx_runtime(delegate: bool) -> None:
 def convolve(operator: FlatOperator, image: Array, kernel: Array, bias: Array) -> Array:
     """TFLite's convolution in exact arithmetic, NHWC; integers in float64."""
     depthwise = operator.code == "DEPTHWISE_CONV_2D"
-    stride = operator.options.strideH
+    strides = (operator.options.strideH, operator.options.strideW)
     x = torch.from_numpy(image).permute(0, 3, 1, 2)
     w = torch.from_numpy(kernel).permute((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
     if operator.options.padding == schema.Padding.SAME:
-        total = max((-(-x.shape[2] // stride) - 1) * stride + w.shape[2] - x.shape[2], 0)
-        x = F.pad(x, (total // 2, total - total // 2) * 2)
-    y = F.conv2d(x, w, torch.from_numpy(bias), stride=stride, groups=x.shape[1] if depthwise else 1)
+        rows, columns = (
+            max((-(-x.shape[axis] // stride) - 1) * stride + w.shape[axis] - x.shape[axis], 0)
+            for axis, stride in zip((2, 3), strides, strict=True)
+        )
+        x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    y = F.conv2d(x, w, torch.from_numpy(bias), stride=strides, groups=x.shape[1] if depthwise else 1)
     return y.permute(0, 2, 3, 1).numpy()
 
 

@@ -16,6 +16,7 @@ from test_quantize_support import (
     weight_dq,
 )
 
+from benchmarks.layers_litert import layers_of
 from quantize.tflite.lower import to_tflite
 
 EVERY_PIXEL = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
@@ -53,7 +54,8 @@ def test_every_pixel_value_arrives_exactly(scale: float | None, delegate: bool) 
     assert np.array_equal(run_referee(model, {"image": EVERY_PIXEL})["y"], exact)
     assert np.array_equal(run_tflite(to_tflite(model), {"image": EVERY_PIXEL}, delegate=delegate)["y"], exact)
     file = read_tflite(to_tflite(model))
-    assert file.counts == ({"DEQUANTIZE": 1, "MUL": 1} if scale is None else {"QUANTIZE": 1, "DEQUANTIZE": 1, "MUL": 1})
+    assert file.counts == ({"DEQUANTIZE": 1, "MUL": 1} if scale is None else {"QUANTIZE": 1, "DEQUANTIZE": 2, "MUL": 1})
+    assert all(layer.kernel == "XNNPACK" for layer in layers_of(interpreter(to_tflite(model), delegate=True)))
 
 
 def test_the_input_is_uint8_nhwc_on_the_pixel_grid() -> None:
@@ -115,7 +117,7 @@ def dequantised(dtype: int, zero_point: int, *, then: list[onnx.NodeProto], held
     [(TensorProto.UINT8, 100, ["CONV_2D"]), (TensorProto.INT8, -28, ["CONV_2D"]), (TensorProto.UINT8, 0, ["CONV_2D"])],
 )
 def test_a_quantised_input(dtype: int, zero_point: int, codes: list[str]) -> None:
-    """A pair behind it on the same grid; the QUANTIZE of a uint8 image moves its zero point and changes no value."""
+    """A pair behind it on the same grid; a uint8 image is moved to it by DEQUANTIZE and QUANTIZE, which change no value."""
     stored = zero_point - (128 if dtype == TensorProto.UINT8 else 0)
     pair, held = qdq("image_dq", X[0], stored)
     dequantise, kernel = weight_dq("w", weights(5, 3, 3, 3))

@@ -14,23 +14,27 @@ from edge.frame import GreyImage
 
 
 class LiteRtEngine:
-    """A TFLite interpreter with XNNPACK. Its input is NHWC uint8; outputs of four axes are NHWC and leave as NCHW."""
+    """A TFLite interpreter with XNNPACK. Its input is NHWC uint8; outputs of four axes are NHWC and leave as NCHW.
 
-    def __init__(self, interpreter: Any) -> None:
+    name: of the engine, for errors.
+    """
+
+    def __init__(self, interpreter: Any, *, name: str = "litert") -> None:
         interpreter.allocate_tensors()
-        self._interpreter = interpreter
+        self._name = name
+        self.interpreter = interpreter
         self._input = interpreter.get_input_details()[0]
         details = interpreter.get_signature_runner().get_output_details()
         self._outputs = [(name, detail["index"]) for name, detail in details.items()]
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
-        with engine_errors("litert"):
-            self._interpreter.set_tensor(self._input["index"], image.reshape(self._input["shape"]))
-            self._interpreter.invoke()
-            return {name: _onnx_order(self._interpreter.get_tensor(index)) for name, index in self._outputs}
+        with engine_errors(self._name):
+            self.interpreter.set_tensor(self._input["index"], image.reshape(self._input["shape"]))
+            self.interpreter.invoke()
+            return {name: _onnx_order(self.interpreter.get_tensor(index)) for name, index in self._outputs}
 
     def close(self) -> None:
-        self._interpreter = None
+        self.interpreter = None
 
 
 def _onnx_order(tensor: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ class OnnxEngine:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def infer(self, image: GreyImage) -> Mapping[str, NDArray[np.float32]]:
-        with _onnx_errors():
+        with onnx_errors():
             results = self._session.run(self._outputs, {self._input: image[None, None]})
         return dict(zip(self._outputs, results, strict=True))
 
@@ -40,7 +40,8 @@ def open_referee(path: Path, *, threads: int | None = None) -> OnnxEngine:
     return _open(path, threads=threads, optimise=False)
 
 
-def _open(path: Path, *, threads: int | None, optimise: bool) -> OnnxEngine:
+def session_options(*, threads: int | None, optimise: bool) -> Any:
+    """What a session is opened with. threads: None leaves the choice to it. optimise: False runs the graph as it is written."""
     runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -49,12 +50,19 @@ def _open(path: Path, *, threads: int | None, optimise: bool) -> OnnxEngine:
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _onnx_errors():
+    return options
+
+
+def _open(path: Path, *, threads: int | None, optimise: bool) -> OnnxEngine:
+    runtime = require("onnxruntime", extra="onnx")
+    options = session_options(threads=threads, optimise=optimise)
+    with onnx_errors():
         return OnnxEngine(runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
 
 @contextmanager
-def _onnx_errors() -> Iterator[None]:
+def onnx_errors() -> Iterator[None]:
+    """Translate what ONNX Runtime raises to EngineError, with its cause."""
     try:
         yield
     except Exception as error:  # onnxruntime raises its own classes, not derived from RuntimeError

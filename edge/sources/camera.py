@@ -52,7 +52,7 @@ def open_camera(
     path = Path(f"/dev/video{text}" if text.isdecimal() else text)
     name = f"camera {path}"
     if capture is None:
-        _check(path)
+        check_camera(path)
         capture = _video4linux
     opener = capture
     return BackgroundSource(
@@ -120,8 +120,8 @@ def cameras(devices: Path = DEVICES) -> list[str]:
     return [str(entry) for entry in sorted(found, key=lambda entry: int(entry.name[5:]))]
 
 
-def _check(path: Path) -> None:
-    """Raise SourceError with the reason that OpenCV does not give."""
+def check_camera(path: Path) -> None:
+    """Whether pictures can be taken from a device file: raises SourceError with the reason that OpenCV does not give."""
     there = cameras()
     choice = f"there is {', '.join(there)}" if there else "this machine has no /dev/video device; connect the camera"
     if not path.exists():

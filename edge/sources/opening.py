@@ -32,6 +32,7 @@ _SCHEMES: Final = {
     **dict.fromkeys(("rtsp", "rtsps", "http", "https"), "network"),
     "igtl": "igtl",
 }
+_LIVE: Final = frozenset({"camera", "network", "igtl"})
 _DICOM_MAGIC_AT: Final = 128
 _SEARCHED: Final = 10_000
 """Entries below a folder that are looked at for a DICOM file."""
@@ -76,6 +77,11 @@ def open_source(text: str, options: SourceOptions | None = None) -> FrameSource:
 def is_synthetic(text: str) -> bool:
     """Whether the source that `text` names makes its pictures up; they are unlike those of a scanner."""
     return text == "phantom" or text.startswith("phantom:")
+
+
+def is_live(text: str) -> bool:
+    """Whether the source that `text` names is a device or a sender, which can be away and come back. Raises SourceError."""
+    return _understood(text)[0] in _LIVE
 
 
 def is_dicom(path: Path) -> bool:

@@ -6,7 +6,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge.errors import require
@@ -18,19 +17,6 @@ if TYPE_CHECKING:
 
 HISTORY_S: Final = 60
 BUCKETS_S: Final = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-THERMAL: Final = Path("/sys/class/thermal")
-
-
-def temperature_c(root: Path = THERMAL) -> float | None:
-    """The hottest of the kernel's thermal zones in °C; None where there is none that can be read."""
-    found = []
-    for file in root.glob("thermal_zone*/temp"):
-        try:
-            found.append(int(file.read_text()) / 1000)
-        except (OSError, ValueError):  # a zone that is switched off says EINVAL or EAGAIN
-            continue
-    sensible = [value for value in found if 0 < value < 150]
-    return max(sensible, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +178,4 @@ class _Collector:
         return self._metrics.collect()
 
 
-__all__ = ["Metrics", "Sample", "temperature_c"]
+__all__ = ["Metrics", "Sample"]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge.analysis import Analysis
+from edge.device import temperature_c
 from edge.errors import SinkError, require
 from edge.stream import Result, StreamStatus
 from edge.web.access import TOKEN_CHARACTERS, TOKEN_LENGTH, Access, local_names
 from edge.web.app import Pages, Recorder
 from edge.web.hub import Clock, Hub
-from edge.web.metrics import Metrics, temperature_c
+from edge.web.metrics import Metrics
 
 if TYPE_CHECKING:
     import uvicorn

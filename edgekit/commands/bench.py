@@ -18,22 +18,51 @@ def bench(
     engine: Engines = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds.")] = 100,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Also measure how far each artifact is from what this machine could do.")
+    ] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Also time fresh processes from their start to the first result.")
+    ] = False,
+    soak: Annotated[
+        float | None,
+        typer.Option(
+            "--soak", metavar="MIN", help="Then keep one artifact busy for so many minutes.", show_default=False
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="OLD.json",
+            help="Exit with 3 where it is slower than in this report.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help="Share that --compare lets latency grow by.")
+    ] = 0.10,
     json: Json = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the report with plots to this file.", show_default=False)
+    ] = None,
 ) -> None:
     """Time every artifact of a bundle on this machine, interleaved."""
-    from benchmarks.bench import bench as run
-    from edgekit.console import describe, progress, write_json
-    from edgekit.tables import bench_table
+    from edgekit.benching import Wishes, run_bench
 
-    opened = open_bundle(bundle, network)
-    describe(opened)
-    report = run(
-        opened,
-        engines=[name.value for name in engine or ()],
+    if soak is not None and not 0 < soak < float("inf"):
+        raise typer.BadParameter(f"--soak {soak:g}: give minutes, more than 0")
+    wishes = Wishes(
+        engines=tuple(name.value for name in engine or ()),
         device=device.value,
         threads=threads,
         rounds=rounds,
-        progress=progress("bench"),
+        cold_start=cold_start,
+        soak_s=None if soak is None else 60.0 * soak,
+        compare=compare,
+        tolerance=tolerance,
+        json=json,
+        html=html,
+        roofline=roofline,
     )
-    bench_table(report)
-    write_json(json, report.to_json() | {"phantom_calibrated": opened.manifest.phantom_calibrated})
+    run_bench(open_bundle(bundle, network), wishes)

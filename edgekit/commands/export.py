@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.commands import describe as network
-from edgekit.commands.options import Engines, Folds, NetworkName, Precision
+from edgekit.commands.options import Engines, Folds, NetworkName, Precision, TargetName
 
 if TYPE_CHECKING:
     from edge.manifest import Manifest
+    from quantize.onnx_graph import WeightRange
 
 
 class WeightRangeName(StrEnum):
@@ -44,10 +45,18 @@ def export(
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Keep only this one in the bundle.", show_default="both")
     ] = None,
+    target: Annotated[
+        TargetName | None,
+        typer.Option("--target", help="The computer it is for; chooses the weight range.", show_default=False),
+    ] = None,
     weight_range: Annotated[
-        WeightRangeName,
-        typer.Option("--weight-range", help="half keeps INT8 from saturating on x86 without VNNI."),
-    ] = WeightRangeName.full,
+        WeightRangeName | None,
+        typer.Option(
+            "--weight-range",
+            help="half keeps INT8 from saturating on x86 without VNNI.",
+            show_default="that of --target, else full",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.")] = Path("edgekit-bundle"),
     sidecar: network.Sidecar = None,
     mean: network.Mean = None,
@@ -65,6 +74,7 @@ def export(
 ) -> None:
     """Convert a checkpoint or an ONNX network to ONNX, OpenVINO and TFLite artifacts in one bundle."""
     from edge.errors import require
+    from edge.manifest import ARTIFACTS_OF
     from edgekit.console import describe, err, interruptible, notice, progress, table
 
     for module in ("torch", "safetensors", "onnx", "nncf", "onnxruntime"):
@@ -98,6 +108,7 @@ def export(
     if int8 and precision is Precision.fp32:
         raise typer.BadParameter("--int8 and --precision fp32 contradict each other; leave one out")
     int8 = int8 or precision is Precision.int8
+    chosen_range = _weight_range(target, weight_range, int8=int8)
     with interruptible(f"{out} is as it was"):
         converted = read_network(source, description)
         kept = any(output.kind == "features" for output in converted.outputs)
@@ -124,9 +135,9 @@ def export(
             calibration=chosen,
             familiar=familiar,
             int8=int8,
-            engines=[name.value for name in engine or ()],
+            engines=[ARTIFACTS_OF[name.value] for name in engine or ()],
             precisions=[precision.value] if precision else ("fp32", "int8"),
-            weight_range=weight_range.value,
+            weight_range=chosen_range,
             stage=lambda text: err.print(f"  {text}", style="dim", markup=False),
         )
     table(
@@ -146,6 +157,29 @@ def export(
     )
     describe(bundle, guesses=True)
     _describe_guard(bundle.manifest, phantoms=not calibration)
+
+
+def _weight_range(target: TargetName | None, wished: WeightRangeName | None, *, int8: bool) -> "WeightRange":
+    """The weight range of a target unless another is wished for; says which it is and why. Raises EdgekitError."""
+    from edge.device import read_device
+    from edge.targets import find_target
+    from edgekit.console import notice, out
+
+    if target is None:
+        return "half" if wished is WeightRangeName.half else "full"
+    found = find_target(target.value, read_device() if target is TargetName.here else None)
+    name = found.name if target is not TargetName.here else f"this machine as {found.name}"
+    half = wished is WeightRangeName.half if wished else found.weight_range == "half"
+    chosen: WeightRange = "half" if half else "full"
+    if not int8:
+        notice(f"--target {target.value} has no say without --int8")
+    elif chosen == found.weight_range:
+        out.print(f"{name} ({found.title}): weight range {chosen}, as {found.why_range}", markup=False)
+    elif chosen == "full":
+        notice(f"--weight-range full on {name}: INT8 will saturate there, as {found.why_range}")
+    else:
+        notice(f"--weight-range half on {name}: not needed there, and it costs a bit of precision")
+    return chosen
 
 
 def _describe_guard(manifest: "Manifest", *, phantoms: bool) -> None:

@@ -21,6 +21,7 @@ class EngineName(StrEnum):
     openvino = "openvino"
     litert = "litert"
     onnx = "onnx"
+    tflite_runtime = "tflite-runtime"
 
 
 class NetworkName(StrEnum):
@@ -28,6 +29,16 @@ class NetworkName(StrEnum):
 
     emtnet = "emtnet"
     emtnet_s = "emtnet-s"
+
+
+class TargetName(StrEnum):
+    """The computers of `edge.targets.TARGETS`, and this one."""
+
+    pi4 = "pi4"
+    pi5 = "pi5"
+    nuc = "nuc"
+    nuc_avx2 = "nuc-avx2"
+    here = "here"
 
 
 def open_bundle(bundle: Path | None, network: NetworkName | None) -> "Bundle":
@@ -79,13 +90,17 @@ Json = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default="all cores")]
 Engine = Annotated[
-    EngineName | None, typer.Option("--engine", help="Run on this engine.", show_default="the best installed")
+    EngineName | None,
+    typer.Option("--engine", envvar="EDGEKIT_ENGINE", help="Run on this engine.", show_default="the best installed"),
 ]
 Engines = Annotated[
     list[EngineName] | None, typer.Option("--engine", help="Only this engine; repeatable.", show_default="all")
 ]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="Run this precision.", show_default="int8 where there is one")
+    Precision | None,
+    typer.Option(
+        "--precision", envvar="EDGEKIT_PRECISION", help="Run this precision.", show_default="int8 where there is one"
+    ),
 ]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Report on frames that were trained, tuned or calibrated on.")

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.commands.options import BundleFolder, Engine, Network, PrecisionOption, Threads, open_bundle, wished
+from edgekit.commands.options import (
+    BundleFolder,
+    Device,
+    Engine,
+    EngineName,
+    Network,
+    PrecisionOption,
+    Threads,
+    open_bundle,
+    wished,
+)
 
 if TYPE_CHECKING:
-    from edge.ledger import LedgerSummary
     from edge.stream import StreamStatus
 
 
@@ -28,7 +37,8 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="Camera number or /dev/videoN, video, image, folder, DICOM file, rtsp://, http:// (MJPEG), igtl:// or phantom:"
+            envvar="EDGEKIT_SOURCE",  # an address may hold a password, which a command line would show to everybody
+            help="Camera number or /dev/videoN, video, image, folder, DICOM file, rtsp://, http:// (MJPEG), igtl:// or phantom:",
         ),
     ],
     bundle: BundleFolder = None,
@@ -36,10 +46,15 @@ def run(
     engine: Engine = None,
     precision: PrecisionOption = None,
     threads: Threads = None,
+    device: Annotated[Device, typer.Option("--device", help="gpu, npu and auto are OpenVINO's.")] = Device.cpu,
     policy: Annotated[
         PolicyName,
         typer.Option("--policy", help="newest: live, frames that come too fast are dropped. all: every frame."),
     ] = PolicyName.newest,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait for a camera or sender that is away, also at the beginning and the end."),
+    ] = False,
     roi: Annotated[
         str, typer.Option("--roi", help="Scan region: auto, x,y,w,h in pixels, or none; all else is blacked out.")
     ] = "auto",
@@ -70,11 +85,17 @@ def run(
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="PEM file of its key.", show_default=False)] = None,
     record: Annotated[
-        Path | None, typer.Option("--record", help="Record to this new .mkv or .mp4 file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--record", help="Record to this new .mkv or .mp4 file; %Y%m%d-%H%M%S is now.", show_default=False
+        ),
     ] = None,
     outlines: Annotated[bool, typer.Option("--outlines/--no-outlines", help="Draw findings into recordings.")] = True,
     results: Annotated[
-        Path | None, typer.Option("--results", help="Write one JSON line a frame to this new file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--results", help="Write one JSON line a frame to this new file; %Y%m%d-%H%M%S is now.", show_default=False
+        ),
     ] = None,
     dicom: Annotated[
         Path | None, typer.Option("--dicom", help="Folder for key frames as DICOM.", show_default=False)
@@ -90,7 +111,8 @@ def run(
         str | None, typer.Option("--patient-name", help="Family^Given.", show_default="anonymous")
     ] = None,
     exam: Annotated[
-        Path | None, typer.Option("--exam", help="Folder for the exam summary.", show_default=False)
+        Path | None,
+        typer.Option("--exam", help="Folder for the exam summary; %Y%m%d-%H%M%S is now.", show_default=False),
     ] = None,
     duration: Annotated[
         float | None, typer.Option("--duration", min=0.0, help="Seconds to run.", show_default="until it ends")
@@ -104,14 +126,18 @@ def run(
 
     from edge.analysis import FrameAnalyser
     from edge.atomic import check_place
+    from edge.device import read_throttled
     from edge.guard import Guard
     from edge.overlay import DISCLAIMER
     from edge.predictor import Predictor
     from edge.roi import parse_roi
     from edge.runner import Outputs, WebAddress, leave_cores_to_engine
-    from edge.sources.opening import SourceOptions, is_synthetic, open_source
+    from edge.sources.opening import SourceOptions, is_live, is_synthetic, open_source
     from edge.stream import Stream
-    from edgekit.console import describe, live, notice, out
+    from edge.watchdog import Notifier, Watchdog
+    from edgekit.console import describe, live, notice, out, say
+    from edgekit.journal import Summaries, in_service
+    from edgekit.run_report import News, conclude
 
     identity = {
         "--worklist": worklist,
@@ -123,28 +149,32 @@ def run(
     _needed("--web", web, {"--certificate": certificate, "--key": key})
     leave_cores_to_engine()
     opened = open_bundle(bundle, network)
-    choice = wished(engine, precision)
+    choice = wished(engine if device is Device.cpu else engine or EngineName.openvino, precision)
     artifact = opened.choose(**choice)
+    throttled = read_throttled()
+    if throttled is not None and throttled.now:
+        notice(f"this computer is slowed down ({', '.join(throttled.now)}); edgekit doctor says what to do")
     region = parse_roi(roi)
     width, height = _camera_size(size)
     options = SourceOptions(width=width, height=height, fps=fps, spacing_mm=spacing)
+    awaits = wait and is_live(source)
     outputs = Outputs(
-        results=results,
-        record=record,
+        results=_dated(results),
+        record=_dated(record),
         outlines=outlines,
         dicom=dicom,
         worklist=worklist,
         accession=accession,
         patient_id=patient_id,
         patient_name=patient_name,
-        exam=exam,
+        exam=_dated(exam),
         web=None if web is None else WebAddress.parse(web, token=token, certificate=certificate, key=key),
     )
     if json is not None:
         check_place(json)
     describe(opened)
     notice(DISCLAIMER)
-    predictor = Predictor.open(opened.path, threads=threads, clock=time.monotonic_ns, **choice)
+    predictor = Predictor.open(opened.path, threads=threads, device=device.value, clock=time.monotonic_ns, **choice)
     reference = None if is_synthetic(source) else opened.manifest.feature_reference(artifact.precision)
     judge = Guard(reference=reference) if guard else None
     analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
@@ -162,79 +192,23 @@ def run(
     stream = Stream(
         lambda: open_source(source, options),
         analyser,
-        outputs.plans(info, now, lambda url: out.print(f"page: {url}")),
+        outputs.plans(info, now, lambda url: out.print(f"page: {_page(url, given=token is not None)}")),
         policy=policy.value,
+        awaits=awaits,
     )
+    watchdog = Watchdog(Notifier.from_environment())
+    summaries = Summaries(say)
     with closing(analyser), _ended_by_signals(stream.stop), live() as show:
-        news = _News(show, notice)
-        status = stream.run(duration_s=duration, tick=news.tell)
-    _conclude(status, stream.error, json)
+        news = News(summaries.tell if in_service() else lambda _, line: show(line), notice, watchdog)
+        status = stream.run(duration_s=duration, tick=news.tell, tick_s=watchdog.tick_s, ending=watchdog.stopping)
+    conclude(status, stream.error, json, awaits=awaits)
 
 
-def _conclude(status: "StreamStatus", error: Exception | None, json: Path | None) -> None:
-    """Write and print how the run went. Raises what ended it, SourceError where the source was away at the end or sent nothing,
-    else SinkError where a sink failed.
-    """
-    from edge.errors import EdgekitError, SinkError, SourceError
-    from edgekit.console import notice, write_json
+def _page(url: str, *, given: bool) -> str:
+    """The page's address as it is told: a log keeps no token that the user knows anyway."""
+    from edgekit.journal import in_service
 
-    failed = [str(sink) for sink in status.sinks if sink.failures]
-    try:
-        write_json(json, _record(status))
-    except SinkError as fault:
-        failed.append(str(fault))
-    _report(status)
-    if error is None and status.trouble is not None:
-        error = SourceError(f"the source was away at the end: {status.trouble}")
-    if error is None and not status.ledger.captured:
-        error = SourceError("no picture came from the source; see that it sends")
-    for line in (str(sink) for sink in status.sinks if sink.lost and not sink.failures):
-        notice(line)
-    if error is None and failed:
-        raise SinkError("; ".join(failed))
-    for line in failed:
-        notice(line)
-    if isinstance(error, EdgekitError):
-        raise error
-    if error is not None:
-        raise SourceError(f"the run broke off: {status.error}") from error
-
-
-class _News:
-    """Tells how a run goes: on a line that is shown anew, and of each fault, as it comes and goes, in a line that stays."""
-
-    def __init__(self, show: Callable[[str], None], say: Callable[[str], None]) -> None:
-        self._show, self._say = show, say
-        self._told: dict[str, str] = {}
-        self._failures: dict[str, int] = {}
-
-    def tell(self, status: "StreamStatus") -> None:
-        """Called now and then: what failed and recovered in between is told too."""
-        self._show(_line(status))
-        self._of("the source", status.reconnects, status.trouble, status.fault)
-        for sink in status.sinks:
-            self._of(sink.name, sink.failures, sink.error, sink.fault)
-
-    def _of(self, who: str, failures: int, trouble: str | None, fault: str | None) -> None:
-        again = failures > self._failures.get(who, 0)
-        if again and fault is not None and fault != self._told.get(who):
-            self._say(f"{who} failed: {fault}")
-            self._told[who] = fault
-        if trouble is None and self._told.pop(who, None) is not None:
-            self._say(f"{who} works again")
-        self._failures[who] = failures
-
-
-def _record(status: "StreamStatus") -> dict[str, object]:
-    return {
-        "status": status.source.value,
-        "error": status.error,
-        "fault": status.fault,
-        "away_at_end": status.trouble,
-        "reconnects": status.reconnects,
-        **status.ledger.to_json(),
-        "sinks": [sink.to_json() for sink in status.sinks],
-    }
+    return url.partition("?")[0] if given and in_service() else url
 
 
 @contextmanager
@@ -265,6 +239,15 @@ def _needed(option: str, given: object, by: Mapping[str, object]) -> None:
             raise typer.BadParameter(f"{name} has no use without {option}; give that too")
 
 
+def _dated(path: Path | None) -> Path | None:
+    """The path with strftime's %Y, %m, %d, %H, %M, %S replaced by now: a service is started again and writes over nothing."""
+    if path is None or "%" not in str(path):
+        return path
+    from datetime import datetime
+
+    return Path(datetime.now().strftime(str(path)))
+
+
 def _camera_size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
@@ -279,55 +262,3 @@ def _public(source: str) -> str:
     from edge.sources.network import public_name
 
     return public_name(source) if "://" in source else source
-
-
-def _line(status: "StreamStatus") -> str:
-    from edgekit.console import number
-
-    ledger = status.ledger
-    percentiles = (ledger.latency_p50_ms, ledger.latency_p90_ms, ledger.latency_p99_ms)
-    latency = "/".join(number(value, 0) for value in percentiles)
-    counts = ", ".join(f"{count} {outcome.value}" for outcome, count in ledger.counts.items() if count)
-    missed = f", {ledger.lost} missed by the source" if ledger.lost else ""
-    trouble = f" – {status.trouble}" if status.trouble else ""
-    return (
-        f"{status.source.value}: {ledger.captured} frames ({counts or 'none yet'}){missed}, drop rate {ledger.drop_rate:.0%}, "
-        f"latency p50/p90/p99 {latency} ms, jitter {number(ledger.jitter_ms, 0)} ms{trouble}"
-    )
-
-
-def _report(status: "StreamStatus") -> None:
-    from edgekit.console import number, table
-
-    ledger = status.ledger
-    rows: list[tuple[str, object]] = [("frames captured", ledger.captured)]
-    rows += [(outcome.value, count) for outcome, count in ledger.counts.items()]
-    rows.append(("drop rate", f"{ledger.drop_rate:.1%}"))
-    if ledger.lost:
-        rows.append(("missed by the source", ledger.lost))
-    table("Frames", ("", "frames"), rows)
-    if any(ledger.reasons.values()):
-        reasons = [
-            (outcome.value, why, count) for outcome, found in ledger.reasons.items() for why, count in found.items()
-        ]
-        table("Not processed", ("outcome", "reason", "frames"), reasons)
-    figures = [
-        ("latency p50", number(ledger.latency_p50_ms, 1)),
-        ("latency p90", number(ledger.latency_p90_ms, 1)),
-        ("latency p99", number(ledger.latency_p99_ms, 1)),
-        ("jitter", number(ledger.jitter_ms, 1)),
-        *_stage_rows(ledger),
-    ]
-    table("Capture to result", ("", "ms"), figures)
-    if status.sinks:
-        table(
-            "Sinks",
-            ("sink", "taken", "superseded", "lost", "failures"),
-            [(sink.name, sink.written, sink.superseded, sink.lost, sink.failures) for sink in status.sinks],
-        )
-
-
-def _stage_rows(ledger: "LedgerSummary") -> list[tuple[str, str]]:
-    if ledger.stages_ms is None or ledger.stage_shares is None:
-        return []
-    return [(f"  {stage}", f"{ms:.1f} ({ledger.stage_shares[stage]:.0%})") for stage, ms in ledger.stages_ms.items()]

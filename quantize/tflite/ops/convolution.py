@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from quantize.onnx_graph import Array, Node
 from quantize.tflite.graph import QuantisedConstant, Quantiser
 from quantize.tflite.lower import NHWC, Lowerer
+from quantize.tflite.ops.columns import Columns, columns_as_channels
 from quantize.tflite.ops.padding import explicit_pads, padded_image, require_reach, same_or_valid
 from quantize.tflite.ops.table import lowers
 
@@ -32,7 +33,14 @@ def conv(node: Node, lowerer: Lowerer) -> None:
     size = lowerer.shape(node.inputs[0])[2:]
     padding = same_or_valid(size, (height, width), strides, dilations, pads)
     image = lowerer.image(node, layer.grid)
-    if padding is None:
+    columns = None
+    if layer.grid is not None and groups == 1 and max(dilations) == 1:
+        columns = columns_as_channels(size, channels, (height, width), strides, pads)
+    if columns is not None:
+        layer, strides, padding = layer.on_columns(columns), [strides[0], 1], columns.padding
+        batch, rows, row, depth = lowerer.graph.tensors[image].shape
+        image = lowerer.reshaped(image, (batch, rows, row // columns.count, depth * columns.count))
+    elif padding is None:
         image, padding = padded_image(node, lowerer, image, pads), schema.Padding.VALID
     weights, bias = layer.write(node, lowerer, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     options: Any
@@ -199,6 +207,13 @@ class _Layer:
                 quantiser = Quantiser(scales, zeros, 1)
             weight = QuantisedConstant(_spread(weight.integers, groups, dilations, kernel), quantiser)
         return replace(self, kernel=_spread(self.kernel, groups, dilations, kernel), quantised=weight)
+
+    def on_columns(self, columns: Columns) -> "_Layer":
+        """The layer for an image whose columns are channels."""
+        weight = self.quantised
+        if weight is not None:
+            weight = replace(weight, integers=columns.arrange(weight.integers))
+        return replace(self, kernel=columns.arrange(self.kernel), quantised=weight)
 
     def write(self, node: Node, lowerer: Lowerer, order: tuple[int, ...]) -> tuple[int, int]:
         """Append weights and bias; INT8 weights and INT32 bias for a layer in INT8.

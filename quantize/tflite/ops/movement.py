@@ -19,14 +19,18 @@ _MOST_PADDED_AXES: Final = 5
 
 @lowers("Pixels")
 def pixels(node: Node, lowerer: Lowerer) -> None:
-    """The normalised uint8 image: QUANTIZE moves the zero point only (p − 128), DEQUANTIZE gives (p − c) / s."""
+    """The normalised image, (p − c) / s, through DEQUANTIZE; a QUANTIZE behind it where the network begins in INT8.
+
+    That pair is exact where the grid is the pixel, and XNNPACK takes it: a QUANTIZE from uint8 straight to int8 it leaves to a
+    slower kernel, on one thread.
+    """
     value = lowerer.stored(node.inputs[0])
-    shape = lowerer.graph.tensors[value.index].shape
-    grid = lowerer.plan.quantised.get(node.output)
-    if grid is not None:
+    tensor, grid = lowerer.graph.tensors[value.index], lowerer.plan.quantised.get(node.output)
+    if grid is not None and tensor.dtype == np.int8:
         lowerer.bind(node.output, value.index, value.order)
         return
-    index = lowerer.emit("DEQUANTIZE", [value.index], shape, None, node.output, schema.DequantizeOptionsT())
+    name = node.output if grid is None else f"{node.output}_float"
+    index = lowerer.emit("DEQUANTIZE", [value.index], tensor.shape, None, name, schema.DequantizeOptionsT())
     lowerer.bind(node.output, index, value.order)
 
 

@@ -14,6 +14,10 @@ from quantize.tflite.ops.table import lowers
 
 _LOWEST: Final = float(np.finfo(np.float32).min)
 _LARGEST_WINDOW: Final = 7
+_ROWS_AND_COLUMNS: Final = [1, 2]
+"""Axes of NHWC."""
+_FEWEST_ROWS: Final = 16
+"""From so many rows on, a mean of their rounded means is the mean: the roundings average out."""
 
 
 @lowers("MaxPool")
@@ -174,12 +178,36 @@ def reduction(node: Node, lowerer: Lowerer) -> None:
 def _reduce(node: Node, lowerer: Lowerer, code: str, axes: list[int], *, keep: bool) -> None:
     source = lowerer.quantiser(node.inputs[0])
     grid = source if code.startswith("REDUCE") else lowerer.grid(node)
-    value = lowerer.stored(node.inputs[0]) if grid is not None else lowerer.float_value(node.inputs[0])
+    stored = lowerer.stored(node.inputs[0])
     options = schema.ReducerOptionsT()
     options.keepDims = keep
-    where = sorted(value.order.index(axis) for axis in axes)
-    left = [axis for axis in value.order if keep or axis not in axes]
+    where = sorted(stored.order.index(axis) for axis in axes)
+    left = [axis for axis in stored.order if keep or axis not in axes]
     order = tuple(sorted(left).index(axis) for axis in left)
     shape = tuple(1 if axis in axes else lowerer.shape(node.inputs[0])[axis] for axis in left)
-    inputs = [value.index, lowerer.integers(f"{node.name}_axes", where)]
+    if grid is not None:
+        index = stored.index
+    elif code == "MEAN" and source is not None and stored.order == NHWC and where == _ROWS_AND_COLUMNS:
+        index, where = _mean_of_columns(node, lowerer, stored.index, keep=keep)
+    else:
+        index = lowerer.float_value(node.inputs[0]).index
+    inputs = [index, lowerer.integers(f"{node.name}_axes", where)]
     lowerer.bind(node.output, lowerer.emit(code, inputs, shape, grid, node.output, options), order)
+
+
+def _mean_of_columns(node: Node, lowerer: Lowerer, image: int, *, keep: bool) -> tuple[int, list[int]]:
+    """What is left to average, in float, of an INT8 image whose mean stays float, and its axes: the mean of each row.
+
+    Those are rounded to the image's own grid, so that not all of a large image is read as float32. A small image is.
+    """
+    batch, height, _, channels = lowerer.graph.tensors[image].shape
+    if height < _FEWEST_ROWS:
+        return lowerer.float_value(node.inputs[0]).index, _ROWS_AND_COLUMNS
+    options = schema.ReducerOptionsT()
+    options.keepDims = keep
+    shape = (batch, height, 1, channels) if keep else (batch, height, channels)
+    inputs = [image, lowerer.integers(f"{node.name}_columns", _ROWS_AND_COLUMNS[1:])]
+    means = lowerer.emit_like("MEAN", inputs, shape, f"{node.output}_of_rows", options)
+    name = f"{node.output}_of_rows_float"
+    index = lowerer.emit("DEQUANTIZE", [means], shape, None, name, schema.DequantizeOptionsT())
+    return index, _ROWS_AND_COLUMNS[:1]
