@@ -182,20 +182,21 @@ def comparison_plot(comparison: Comparison) -> str:
 
 
 def roofline_plot(results: Sequence[BenchResult]) -> str:
-    """The floor that the machine allows, inside the latency that was measured; only artifacts that have one."""
+    """The floor that the machine allows, inside the latency in the same rounds; only artifacts that have one."""
     known = [(result, result.roofline) for result in results if result.roofline is not None]
-    x = svg.Scale(0, max(result.latency.p50_ms for result, _ in known) * 1.08, LEFT, WIDTH - 170)
+    x = svg.Scale(0, max(float(found["p50_ms"]) for _, found in known) * 1.08, LEFT, WIDTH - 300)
     row = 36.0
     parts = [svg.bottom_axis(x, 8, 14 + row * len(known), "ms")]
     for index, (result, found) in enumerate(known):
-        base, p50 = 14 + row * index, result.latency.p50_ms
-        floor = float(found["floor_ms"])
+        base = 14 + row * index
+        p50, floor, alone = (float(found[key]) for key in ("p50_ms", "floor_ms", "undisturbed_distance"))
+        said = f"{floor:.2f} of {p50:.2f} ms: {float(found['distance']):.2f}×, {alone:.2f}× in rounds left alone"
         kind = colour(result.engine, result.precision)
         parts += [
             svg.text(LEFT - 10, base + 19, result.name, anchor="end"),
             svg.rect(x.start, base + 4, x(p50) - x.start, 22, f"bar faint {kind}", title=f"measured {p50:.2f} ms"),
             svg.rect(x.start, base + 4, x(floor) - x.start, 22, f"bar {kind}", title=f"floor {floor:.2f} ms"),
-            svg.text(x(p50) + 6, base + 20, f"{floor:.2f} of {p50:.2f} ms: {float(found['distance']):.2f}×"),
+            svg.text(x(p50) + 6, base + 20, said),
         ]
     return svg.drawing(WIDTH, 54 + row * len(known), parts, "floor and latency by artifact")
 

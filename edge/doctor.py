@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from edge.device import ROOT, SOFT_LIMIT, UNDER_VOLTAGE, Device, read_device
 from edge.engines import ENGINES
-from edge.errors import EdgekitError
+from edge.errors import EdgekitError, how_to_install
 from edge.probe import EngineProbe, openvino_devices, probe_engine, probe_package
 from edge.targets import saturates, target_of
 
@@ -211,7 +211,7 @@ def of_packages(probes: Sequence[EngineProbe]) -> Iterator[Finding]:
     """Packages that every command needs."""
     for probe in probes:
         if probe.state != "ok":
-            advice = f"pip install --force-reinstall '{DISTRIBUTION}' brings versions that go together"
+            advice = f"{how_to_install(again=True)} brings versions that go together"
             yield Finding("packages", "problem", str(probe.fault), advice)
 
 
@@ -223,12 +223,12 @@ def of_engines(probes: Sequence[EngineProbe]) -> Iterator[Finding]:
             advice = "another engine is used; an older version of it may be built for this processor"
             yield Finding("engines", "warning", str(probe.fault), advice)
         elif probe.state == "broken":
-            advice = f"pip install --force-reinstall '{DISTRIBUTION}[{probe.engine}]', or another engine is used"
+            advice = f"{how_to_install(probe.engine, again=True)}; until then another engine is used"
             yield Finding("engines", "warning", str(probe.fault), advice)
     if working:
         yield Finding("engines", "ok", f"working: {', '.join(working)}")
     else:
-        advice = f"pip install '{DISTRIBUTION}[litert]', or [openvino] on an Intel machine"
+        advice = f"{how_to_install('litert')}, or openvino on an Intel machine"
         yield Finding("engines", "problem", "no inference engine works here", advice)
 
 
@@ -239,7 +239,7 @@ def of_saturation(probes: Sequence[EngineProbe], device: Device, weight_range: s
     if not cut or weight_range != "full":
         return
     rest = [engine for engine in working if engine not in cut]
-    way = f"leave --engine out, {rest[0]} is used" if rest else f"pip install '{DISTRIBUTION}[litert]'"
+    way = f"leave --engine out, {rest[0]} is used" if rest else how_to_install("litert")
     yield Finding(
         "INT8",
         "warning",
@@ -253,7 +253,7 @@ def of_owners(owners: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     clashes = {name: sorted(set(owners.get(name, ())) - {DISTRIBUTION}) for name in PACKAGES}
     for name, others in clashes.items():
         if others:
-            advice = f"pip uninstall {' '.join(others)}, then pip install --force-reinstall '{DISTRIBUTION}'"
+            advice = f"pip uninstall {' '.join(others)}, then {how_to_install(again=True)}"
             yield Finding("names", "warning", f"the package {name} comes with {', '.join(others)} too", advice)
     if not any(clashes.values()):
         yield Finding("names", "ok", "no other distribution has a package of the same name")

@@ -5,6 +5,7 @@ The command line turns these into one line on stderr and an exit code; a `ValueE
 
 import importlib
 import sys
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import ClassVar
 
@@ -68,6 +69,14 @@ def told(error: Exception) -> str:
     return str(error) if isinstance(error, EdgekitError) and str(error) else f"{type(error).__name__}: {error}"
 
 
+def how_to_install(extra: str = "", *, again: bool = False) -> str:
+    """What to do for an extra of edgekit, or for edgekit itself; an environment that came from a pack has no pip."""
+    if PathFinder.find_spec("pip") is None:
+        return "this environment has no pip: install a pack that has it (edgekit pack)"
+    what = f"edgekit-ultrasound[{extra}]" if extra else "edgekit-ultrasound"
+    return f"pip install {'--force-reinstall ' if again else ''}'{what}'"
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional module; MissingDependencyError names the extra when its package is absent."""
     try:
@@ -75,7 +84,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise  # installed but broken: its own error is the useful one
-        way = f"pip install 'edgekit-ultrasound[{extra}]'"
+        way = how_to_install(extra)
         if sys.maxsize < 1 << 32:
             way = "this Python is 32-bit, for which there is none: install the 64-bit system"
         raise MissingDependencyError(f"the package of {module!r} is not installed; {way}") from error

@@ -11,6 +11,7 @@ from bench_reports import bench_report
 from benchmarks.bench import BenchReport
 from benchmarks.coldstart import ColdStart
 from benchmarks.compare import Baseline, compare
+from benchmarks.plots import roofline_plot
 from benchmarks.report_html import bench_page
 from benchmarks.soak import Soak, Window
 
@@ -33,11 +34,9 @@ def full_report() -> BenchReport:
     """Everything that a report can have."""
     report = bench_report(PARADOX, seed=1)
     old = bench_report({"litert fp32": 5.0, "litert int8": 9.0}, seed=1000, manifest_sha256="cd" * 32)
+    floor = {"p50_ms": 3.8, "floor_ms": 2.0, "distance": 1.9, "undisturbed_distance": 1.6}
     precision = {"shares": {"int8": 0.97, "f32": 0.03}, "text": "97 % int8, 3 % f32"}
-    results = [
-        replace(result, effective_precision=precision, roofline={"floor_ms": 2.0, "distance": 1.9})
-        for result in report.results
-    ]
+    results = [replace(result, effective_precision=precision, roofline=floor) for result in report.results]
     starts = [ColdStart("openvino", "int8", cached, ((15.0, 140.0, 900.0, 9.0),) * 3) for cached in (False, True)]
     report = replace(report, results=tuple(results), cold_starts=tuple(starts), soak=soak(600))
     return replace(report, comparison=compare(report, Baseline.from_json(old.to_json(), "old.json")))
@@ -164,3 +163,7 @@ def test_a_browser_shows_it_without_a_complaint(tmp_path: Path) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= width  # plots scroll by themselves
             assert not complaints
         opened.close()
+
+
+def test_the_distance_is_told_for_undisturbed_rounds_too() -> None:
+    assert "2.00 of 3.80 ms: 1.90×, 1.60× in rounds left alone" in roofline_plot(full_report().results)

@@ -14,6 +14,7 @@ from edge.errors import (
     EngineError,
     IntegrityError,
     MissingDependencyError,
+    how_to_install,
     require,
 )
 
@@ -86,3 +87,9 @@ def test_a_package_without_the_module_is_broken_not_absent(package: Path) -> Non
     package.write_text("")
     with pytest.raises(ModuleNotFoundError, match="interpreter"):
         require(f"{package.parent.name}.interpreter", extra="litert")
+
+
+def test_an_environment_without_pip_is_not_told_to_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert how_to_install("litert", again=True) == "pip install --force-reinstall 'edgekit-ultrasound[litert]'"
+    monkeypatch.setattr("edge.errors.PathFinder.find_spec", lambda name: None)
+    assert how_to_install("litert") == "this environment has no pip: install a pack that has it (edgekit pack)"
