@@ -143,6 +143,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def test_a_checkout_is_known_by_what_a_build_left_in_it_too(tmp_path: Path) -> None:
+    """Started in the checkout, Python finds the egg-info there before the installation, with every file in its list."""
+    info = tmp_path / "edgekit_ultrasound.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Name: edgekit-ultrasound\nVersion: 0\n")
+    (info / "SOURCES.txt").write_text("edgekit/own_wheel.py\n")
+    assert own._checkout(Distribution.at(info)) == Path(own.__file__).resolve().parents[1]
+
+
 def names(path: Path) -> set[str]:
     with ZipFile(path) as archive:
         return {name for name in archive.namelist() if not name.endswith("/RECORD")}
