@@ -99,6 +99,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "match_score_means", lambda quantised, *given: quantised)
     monkeypatch.setattr(pipeline, "answers_of", lambda *given: None)
     monkeypatch.setattr(pipeline, "with_int8_thresholds", lambda manifest, *given: manifest)
+    monkeypatch.setattr(pipeline, "with_golden", lambda folder, manifest: manifest)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
