@@ -29,10 +29,10 @@ def found(**changed: object) -> object:
     ("changed", "said"),
     [
         ({}, ()),
-        ({"installed_bytes": 250 << 20}, ()),
+        ({"installed_bytes": 250 * MEGA}, ()),
         ({"peak_bytes": 201 * MEGA}, ("peak memory of a run: 201 MB > 200",)),
         ({"import_s": {"edge": 0.1, "edge.stream": 0.4}}, ("import edge.stream: 400 ms > 300",)),
-        ({"installed_bytes": 263 << 20}, ("installed: 263 MiB > 250",)),
+        ({"installed_bytes": 263 * MEGA}, ("installed: 263 MB > 250",)),
     ],
 )
 def test_what_is_beyond_a_limit_is_named(changed: dict[str, object], said: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 PEAK_LIMIT_BYTES: Final = 200_000_000
 IMPORT_LIMIT_S: Final = 0.3
-INSTALLED_LIMIT_BYTES: Final = 250 << 20  # as `du -m` counts
+INSTALLED_LIMIT_BYTES: Final = 250_000_000
 MODULES: Final = ("edge", "edge.predictor", "edge.stream")
 """Imported one by one: the package, what a frame needs, what a run needs."""
 _LIMIT_S: Final = 300
@@ -55,7 +55,7 @@ class Footprint:
             (f"import {name}", seconds * 1e3, IMPORT_LIMIT_S * 1e3, "ms") for name, seconds in self.import_s.items()
         ]
         if self.installed_bytes is not None:
-            rows.append(("installed", self.installed_bytes / 2**20, INSTALLED_LIMIT_BYTES / 2**20, "MiB"))
+            rows.append(("installed", self.installed_bytes / 1e6, INSTALLED_LIMIT_BYTES / 1e6, "MB"))
         return rows
 
     @property

@@ -112,7 +112,7 @@ def _size(record: Record) -> str:
     beyond = [text for text in told["exceeded"] if text.startswith("installed")]
     if beyond:
         raise GateError(beyond[0])
-    return f"{told['installed_bytes'] / 2**20:.0f} MiB on a Raspberry Pi"
+    return f"{told['installed_bytes'] / 1e6:.0f} MB on a Raspberry Pi"
 
 
 def _pack(target: str, root: Root, record: Record, folder: Path, board: Board | None) -> None:

@@ -151,7 +151,7 @@ class OnBoard:
         told = self._json("footprint.json")
         self._record.figures.setdefault("footprint", {})[self._board.name] = told
         peak = f"peak {told['peak_bytes'] / 1e6:.0f} MB with the emulator's own"
-        return f"installed {told['installed_bytes'] / 2**20:.0f} MiB; {peak}"
+        return f"installed {told['installed_bytes'] / 1e6:.0f} MB; {peak}"
 
     def tests(self) -> str:
         modules, lacking = runnable(REPOSITORY)
