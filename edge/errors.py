@@ -71,9 +71,9 @@ def told(error: Exception) -> str:
 
 def how_to_install(extra: str = "", *, again: bool = False) -> str:
     """What to do for an extra of edgekit, or for edgekit itself; an environment that came from a pack has no pip."""
-    if PathFinder.find_spec("pip") is None:
-        return "this environment has no pip: install a pack that has it (edgekit pack)"
     what = f"edgekit-ultrasound[{extra}]" if extra else "edgekit-ultrasound"
+    if PathFinder.find_spec("pip") is None:
+        return f"there is no pip here: install a pack with {what} (edgekit pack)"
     return f"pip install {'--force-reinstall ' if again else ''}'{what}'"
 
 

@@ -230,7 +230,7 @@ def test_a_missing_model_is_refused_in_one_line(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_that_is_not_installed_names_its_extra(tmp_path: Path, name: str) -> None:
     assert not is_installed(name)
-    with pytest.raises(MissingDependencyError, match=rf"pip install 'edgekit-ultrasound\[{name}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"edgekit-ultrasound\[{name}\]"):
         open_model(name, tmp_path / "model")
 
 
