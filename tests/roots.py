@@ -162,7 +162,8 @@ def _make(arch: str, place: Path, say: Say) -> None:
     apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     fetch = ["debootstrap", f"--arch={arch}", "--foreign", "--variant=minbase", f"--include={_PACKAGES}"]
     _checked([*apart, *fetch, RELEASE, str(building)], RootUnavailableError, limit_s=_FETCH_LIMIT_S)
-    say(f"fetched in {time.monotonic() - start:.0f} s; configuring it (for another processor: some minutes)")
+    emulated = "" if platform.machine() == _MACHINES[arch] else ", which takes some minutes under emulation"
+    say(f"fetched in {time.monotonic() - start:.0f} s; configuring it{emulated}")
     second = ["chroot", str(building), "/debootstrap/debootstrap", "--second-stage"]
     _checked([*apart, *second], RootError, limit_s=_CONFIGURE_LIMIT_S)
     for package in (building / "var/cache/apt/archives").glob("*.deb"):
