@@ -26,12 +26,17 @@ def cache_folder() -> Path | None:
         return None
     if said:
         return Path(said)
+    with suppress(RuntimeError):
+        return user_cache()
+    return None
+
+
+def user_cache() -> Path:
+    """edgekit/ in $XDG_CACHE_HOME or ~/.cache. Raises RuntimeError where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if Path(base).is_absolute():  # the XDG specification has relative ones ignored
         return Path(base) / "edgekit"
-    with suppress(RuntimeError):
-        return Path.home() / ".cache" / "edgekit"
-    return None
+    return Path.home() / ".cache" / "edgekit"
 
 
 def read_cached(kind: str, key: str) -> bytes | None:

@@ -26,20 +26,32 @@ def engine_order(machine: str) -> tuple[str, ...]:
     return ENGINE_ORDER
 
 
+def by_preference(artifacts: Sequence[Artifact], *, weight_range: str) -> list[Artifact]:
+    """The best on this machine first: INT8 before FP32, engines as in `engine_order`, but INT8 that saturates here last.
+
+    weight_range: of the bundle that they are of.
+    """
+    return sorted(_by_rank(artifacts), key=lambda a: saturates_here(a, weight_range))  # stable: as ranked otherwise
+
+
+def _by_rank(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    order = engine_order(platform.machine())
+    return sorted(artifacts, key=lambda a: (PRECISIONS.index(a.precision), order.index(a.engine)))
+
+
 def first_working(candidates: Sequence[Artifact], *, weight_range: str) -> Artifact:
     """The best of artifacts that are wished for, at least one; they may be of several engines.
 
-    INT8 comes before FP32, engines as in `engine_order`, but INT8 that saturates here comes last. An engine that does not work
-    here (`edge.probe`) is passed over with an EngineWarning that says why; saturation is told too. weight_range: the bundle's.
-    Where no engine is installed it is the best of all: opening it says what to install. Raises EngineError where none works.
+    They are taken as in `by_preference`. An engine that does not work here (`edge.probe`) is passed over with an EngineWarning
+    that says why; saturation is told too. weight_range: the bundle's. Where no engine is installed it is the best of all: opening
+    it says what to install. Raises EngineError where none works.
     """
-    order = engine_order(platform.machine())
-    by_rank = sorted(candidates, key=lambda a: (PRECISIONS.index(a.precision), order.index(a.engine)))
+    by_rank = _by_rank(candidates)
     usable = [artifact for artifact in by_rank if is_installed(artifact.engine)]
     if not usable:
         present = [artifact for artifact in by_rank if is_present(artifact.engine)]
         return (present or by_rank)[0]  # opening one that is present says what is wrong with it
-    preferred = sorted(usable, key=lambda a: saturates_here(a, weight_range))  # stable: as ranked otherwise
+    preferred = by_preference(usable, weight_range=weight_range)
     faults: dict[str, str] = {}
     chosen = preferred[0]
     if (

@@ -87,10 +87,10 @@ class Checkup:
         return asdict(self)
 
 
-def examine(*, weight_range: str | None = None, say: Callable[[str], None] = lambda line: None) -> Checkup:
+def examine(*, weight_range: str = "full", say: Callable[[str], None] = lambda line: None) -> Checkup:
     """Look at this computer; takes some seconds, most of them for the engines.
 
-    weight_range: of the bundle that is to run, None for the built-in ones'. say: is told what is tried.
+    weight_range: of the bundle that is to run; the default is the built-in ones'. say: is told what is tried.
     """
     from importlib.metadata import packages_distributions
 
@@ -112,14 +112,14 @@ def examine(*, weight_range: str | None = None, say: Callable[[str], None] = lam
         *of_device(device),
         *of_packages(packages),
         *of_engines(engines),
-        *of_saturation(engines, device, weight_range or "full"),
+        *of_saturation(engines, device, weight_range),
         *of_owners(packages_distributions()),
         *of_places(PACKAGES, Path(__file__).parents[1]),
         *of_cameras(cameras),
         *of_access(Path("/dev/dri")),
         *of_disk({folder: shutil.disk_usage(folder).free for folder in (Path.cwd(), Path.home()) if folder.is_dir()}),
     )
-    advised = recommend(engines, device, weight_range or "full") if sound else None
+    advised = recommend(engines, device, weight_range) if sound else None
     return Checkup(device, _system(), tuple(packages), tuple(engines), found, cameras, findings, advised)
 
 

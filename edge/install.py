@@ -11,7 +11,6 @@ Whatever ends an installation, and be it a power cut, `bundle` names the old bun
 
 import fcntl
 import hashlib
-import platform
 import re
 import shutil
 import subprocess
@@ -145,7 +144,7 @@ def _whole(place: Path) -> bool:
 
 def _tested(bundle: Bundle, say: Say) -> SelfTest:
     """Test a bundle and note the engine that passed, for the service's environment."""
-    test = trial(bundle, platform.machine(), say=say)
+    test = trial(bundle, say=say)
     write_text(bundle.path / DEVICE_ENV, f"EDGEKIT_ENGINE={test.engine}\nEDGEKIT_PRECISION={test.precision}\n")
     return test
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from edge.bundle import Bundle
-from edge.choice import engine_order, saturates_here
+from edge.choice import by_preference
 from edge.engines import is_installed
 from edge.errors import EngineError
 from edge.golden import SelfTest
-from edge.manifest import PRECISIONS, Artifact
+from edge.manifest import Artifact
 from edge.own_python import own_python
 
 LIMIT_S: Final = 300.0
@@ -20,27 +20,17 @@ LIMIT_S: Final = 300.0
 _WHY: Final = {"SIGILL": ", an instruction that this processor does not have"}
 
 
-def trial(
-    bundle: Bundle, machine: str, *, say: Callable[[str], None] = lambda line: None, limit_s: float = LIMIT_S
-) -> SelfTest:
+def trial(bundle: Bundle, *, say: Callable[[str], None] = lambda line: None, limit_s: float = LIMIT_S) -> SelfTest:
     """The self-test of the first artifact that passes, in the order in which `Bundle.choose` takes them.
 
-    machine: the processor's family, as platform.machine() says it. say: is told what became of each. Raises EngineError when none
-    passes, with every reason.
+    say: is told what became of each. Raises EngineError when none passes, with every reason.
     """
-    order = engine_order(machine)
     there = [artifact for artifact in bundle.runs() if is_installed(artifact.engine)]
     if not there:
         engines = ", ".join(sorted({artifact.engine for artifact in bundle.manifest.artifacts}))
         raise EngineError(f"{bundle.path}: none of its engines is installed here ({engines})")
     failures = []
-    weight_range = bundle.manifest.weight_range
-
-    def rank(artifact: Artifact) -> tuple[bool, int, int]:
-        saturated = saturates_here(artifact, weight_range)
-        return saturated, PRECISIONS.index(artifact.precision), order.index(artifact.engine)
-
-    for artifact in sorted(there, key=rank):
+    for artifact in by_preference(there, weight_range=bundle.manifest.weight_range):
         try:
             test = tested_apart(bundle.path, artifact, limit_s=limit_s)
         except EngineError as error:

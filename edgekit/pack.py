@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,11 @@ from zipfile import ZipFile
 
 from edge.atomic import check_place, refused
 from edge.bundle import Bundle
+from edge.cache import user_cache
 from edge.errors import BundleError, require
 from edge.targets import Target
 from edgekit.own_wheel import NAME, own_wheel
+from edgekit.pip import Say
 from edgekit.wheels import Platform, Wheel, check_python, gather
 
 EXTRAS: Final = ("dicom", "record", "web")
@@ -30,8 +32,6 @@ _COMPILED: Final = 1.4
 _ROOM_BYTES: Final = 32 << 20
 _EPOCH: Final = 315532800
 """1980-01-01: the same content makes the same archive, whenever it is made."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ class Pack:
 
 def cache_of_wheels(target: Target, python: str) -> Path:
     """Where downloaded wheels of a target are kept: $XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "edgekit" / "wheels" / f"{target.machine}-{python}"
+    return user_cache() / "wheels" / f"{target.machine}-{python}"
 
 
 def write_pack(

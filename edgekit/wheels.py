@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from importlib.metadata import distribution, distributions
@@ -13,14 +13,12 @@ from zipfile import BadZipFile, ZipFile
 
 from edge.errors import EdgekitError
 from edgekit.own_wheel import NAME
-from edgekit.pip import explained, run_pip
+from edgekit.pip import Say, explained, run_pip
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _ROUNDS: Final = 4
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

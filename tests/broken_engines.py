@@ -1,9 +1,12 @@
 """Engines that take their process with them, as a wheel for a newer processor does: packages of the real ones' names."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+import edge.probe
 
 PACKAGES: Final = {"openvino": "openvino", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 
@@ -33,6 +36,14 @@ class FakeEngines:
         file.parent.mkdir(exist_ok=True)
         file.write_text(source)
         return file
+
+
+@pytest.fixture(autouse=True)
+def another_process() -> Iterator[None]:
+    """What this process knows of engines is forgotten before and after a test."""
+    edge.probe._known_fault.cache_clear()
+    yield
+    edge.probe._known_fault.cache_clear()
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
-from broken_engines import PACKAGES, FakeEngines, dies, fakes
+from broken_engines import PACKAGES, FakeEngines, another_process, dies, fakes
 
 import edge.choice
 import edge.probe
@@ -22,17 +21,9 @@ from edge.manifest import Artifact
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
 
-__all__ = ["fakes"]  # the fixture
+__all__ = ["another_process", "fakes"]  # the fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def another_process() -> Iterator[None]:
-    """What this process knows of engines is forgotten before and after a test."""
-    edge.probe._known_fault.cache_clear()
-    yield
-    edge.probe._known_fault.cache_clear()
 
 
 @pytest.fixture

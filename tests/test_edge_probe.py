@@ -3,28 +3,19 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_engines import FakeEngines, dies, fakes
+from broken_engines import FakeEngines, another_process, dies, fakes
 
 import edge.probe
 from edge.cache import write_cached
 from edge.engines import is_installed
 from edge.probe import EngineProbe, engine_fault, openvino_devices, probe_engine, probe_package
 
-__all__ = ["fakes"]  # the fixture
+__all__ = ["another_process", "fakes"]  # the fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def another_process() -> Iterator[None]:
-    """What this process knows of engines is forgotten before and after a test."""
-    edge.probe._known_fault.cache_clear()
-    yield
-    edge.probe._known_fault.cache_clear()
 
 
 def counted(file: Path, source: str) -> str:
