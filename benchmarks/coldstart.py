@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.apart import run_apart
 from edge.bundle import Bundle
 from edge.cache import VARIABLE
 from edge.engines import CACHING
 from edge.errors import EngineError
 from edge.manifest import PRECISIONS, Artifact
-from edge.own_python import own_python
 from edge.probe import PROBES
 
 REPEATS: Final = 5
@@ -113,14 +113,11 @@ def _forget_networks(cache: Path) -> None:
 def _start(bundle: Bundle, artifact: Artifact, threads: int, device: str, cache: Path) -> tuple[float, ...]:
     name = f"{artifact.engine} {artifact.precision}"
     options = [str(bundle.path.resolve()), artifact.engine, artifact.precision, str(threads), device]
-    command, environment = own_python("-m", "benchmarks.first_result", str(time.monotonic_ns()), *options)
+    began = str(time.monotonic_ns())
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment | {VARIABLE: str(cache)}, check=False, timeout=_LIMIT_S
+        said = run_apart(
+            name, "benchmarks.first_result", began, *options, variables={VARIABLE: str(cache)}, limit_s=_LIMIT_S
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"{name}: no first result within {_LIMIT_S:.0f} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        raise EngineError(f"{name}: {lines[-1].rpartition('Error: ')[2]}")
-    return tuple(float(word) for word in done.stdout.splitlines()[-1].split())
+    return tuple(float(word) for word in said.split())

@@ -4,15 +4,13 @@ Run as `python -m benchmarks.memory ENGINE PRECISION THREADS DEVICE HEIGHT WIDTH
 """
 
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.apart import run_apart
 from edge.engines import open_model
-from edge.errors import EngineError
-from edge.own_python import own_python
 
 
 def peak_rss_bytes(
@@ -23,12 +21,7 @@ def peak_rss_bytes(
     height, width: of the network's input.
     """
     options = [engine, precision, str(threads), device, str(height), str(width), str(path)]
-    command, environment = own_python("-m", "benchmarks.memory", *options)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        raise EngineError(f"{engine} {precision}: {lines[-1].rpartition('Error: ')[2]}")
-    return int(done.stdout.splitlines()[-1])
+    return int(run_apart(f"{engine} {precision}", "benchmarks.memory", *options))
 
 
 def _main(engine: str, precision: str, threads: str, device: str, height: str, width: str, path: str) -> None:
