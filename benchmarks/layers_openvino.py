@@ -8,7 +8,7 @@ from typing import Any, Final
 from benchmarks.latency import Latency
 from benchmarks.layers import PRECISIONS, Layer, precision_of
 from edge.engines import engine_errors
-from edge.engines.openvino import import_openvino, settings_of
+from edge.engines.openvino import settings_of, shared_core
 from edge.frame import GreyImage
 
 _NOT_RUN: Final = frozenset({"Const", "Input", "Output"})
@@ -21,7 +21,7 @@ def read_layers(path: Path, *, precision: str, threads: int) -> tuple[Layer, ...
     """The nodes of the compiled network's runtime model that are run for a frame. Raises EngineError."""
     del precision
     with engine_errors("openvino"):
-        return layers_of(import_openvino().Core().compile_model(path, "CPU", settings_of("CPU", threads=threads)))
+        return layers_of(shared_core().compile_model(path, "CPU", settings_of("CPU", threads=threads)))
 
 
 def layers_of(compiled: Any) -> tuple[Layer, ...]:
@@ -38,7 +38,7 @@ def node_times_ms(path: Path, image: GreyImage, *, threads: int, rounds: int) ->
     samples: dict[str, list[float]] = {}
     with engine_errors("openvino"):
         settings = settings_of("CPU", threads=threads) | {"PERF_COUNT": True}
-        request = import_openvino().Core().compile_model(path, "CPU", settings).create_infer_request()
+        request = shared_core().compile_model(path, "CPU", settings).create_infer_request()
         for _ in range(rounds + 2):  # the first ones warm up
             request.infer([image[None, None]], share_inputs=True)
             for node in request.profiling_info:

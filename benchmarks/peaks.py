@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.layers import INT8
 from edge.engines import engine_errors
-from edge.engines.openvino import import_openvino, settings_of
+from edge.engines.openvino import import_openvino, settings_of, shared_core
 from edge.errors import require
 
 
@@ -85,7 +85,7 @@ def _open_openvino(shape: PeakShape, *, precision: str, threads: int) -> Callabl
     settings = settings_of("CPU", threads=threads)
     if precision != INT8:
         settings["INFERENCE_PRECISION_HINT"] = precision
-    core: Any = import_openvino().Core()
+    core = shared_core()
     request = core.compile_model(openvino_chain(shape, precision=precision), "CPU", settings).create_infer_request()
     request.get_input_tensor().data[:] = np.random.default_rng(0).uniform(0, 6, request.get_input_tensor().shape)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from edge.frame import GreyImage
 from edge.interpretation import NO_LESION, Interpretation
 from edge.preprocess import mask_to_frame, preprocess
 from edge.presence import LESION_LEVEL
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
+    from edge.manifest import Artifact
 
 Clock = Callable[[], int]
 
@@ -139,12 +143,26 @@ class Predictor:
         Raises BundleError, IntegrityError, EngineError, MissingDependencyError.
         """
         from edge.bundle import Bundle
-        from edge.engines import open_artifact
 
         opened = Bundle.open_or_builtin(bundle, network=network)
         artifact = opened.choose(engine=engine, precision=precision)
-        interpretation = opened.manifest.interpretation(artifact.precision)
-        return cls(open_artifact(opened, artifact, threads=threads, device=device), interpretation, clock=clock)
+        return cls.of(opened, artifact, threads=threads, device=device, clock=clock)
+
+    @classmethod
+    def of(
+        cls,
+        bundle: "Bundle",
+        artifact: "Artifact",
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        clock: Clock = time.perf_counter_ns,
+    ) -> Self:
+        """Open one artifact of an open bundle; `threads` as in `open`. Raises EngineError, IntegrityError."""
+        from edge.engines import open_artifact
+
+        interpretation = bundle.manifest.interpretation(artifact.precision)
+        return cls(open_artifact(bundle, artifact, threads=threads, device=device), interpretation, clock=clock)
 
     def estimate(self, pixels: GreyImage) -> Estimate:
         """What the network says of one grey frame, (H, W) uint8 (see `edge.frame.to_grey`). Raises EngineError."""

@@ -233,9 +233,9 @@ def _run_network(engine: str) -> None:
 
 
 def _list_devices() -> None:
-    from edge.engines.openvino import import_openvino
+    from edge.engines.openvino import shared_core
 
-    core: Any = import_openvino().Core()
+    core = shared_core()
     names = {device: str(core.get_property(device, "FULL_DEVICE_NAME")) for device in core.available_devices}
     _say("devices", json.dumps(names))
 

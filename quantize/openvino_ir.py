@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edge.engines.openvino import import_openvino
+from edge.engines.openvino import import_openvino, shared_core
 from edge.errors import ConversionError, SinkError
 
 
@@ -19,7 +19,7 @@ def write_ir(model: Path, xml: Path) -> tuple[Path, Path]:
         raise ConversionError(f"OpenVINO refused {model.name}: {_last_line(error)}") from error
     try:
         openvino.save_model(converted, xml, compress_to_fp16=False)
-        openvino.Core().read_model(xml)  # a full disk can truncate the weights without an exception
+        shared_core().read_model(xml)  # a full disk can truncate the weights without an exception
     except Exception as error:
         raise SinkError(f"{xml.name}: cannot be written ({_last_line(error)}); is the disk full?") from error
     return xml, weights

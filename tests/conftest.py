@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from edgekit_command import Edgekit, in_this_process
 from hypothesis import settings
 
 from edge.frame import GreyImage
@@ -51,6 +52,12 @@ def write_png() -> Callable[[Path, np.ndarray], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def edgekit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Edgekit:
+    """Run the app in this process; exit code, stdout, stderr."""
+    return in_this_process(capfd, monkeypatch)
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """`edgekit run` inside a test: what it says, its exit code and its ledger."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from edgekit.cli import main
+from edgekit_command import in_this_process
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class EdgekitRun:
     """Runs the command in this process, in `folder`."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+        self.folder, self._edgekit = folder, in_this_process(capsys, monkeypatch)
         monkeypatch.chdir(folder)
         for name in ("OPENCV_LOG_LEVEL", "OPENCV_FFMPEG_LOGLEVEL"):  # the command sets them; taken back after the test
             monkeypatch.setenv(name, "ERROR" if name == "OPENCV_LOG_LEVEL" else "-8")
@@ -50,12 +48,5 @@ class EdgekitRun:
         ledger = self.folder / "ledger.json"
         ledger.unlink(missing_ok=True)
         own = () if "--json" in arguments else ("--json", ledger)
-        command = ["edgekit", "run", *arguments, *own, "--engine", "litert", "--threads", 1]
-        self._monkeypatch.setattr(sys, "argv", list(map(str, command)))
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        out, err = self._capsys.readouterr()
+        code, out, err = self._edgekit("run", *arguments, *own, "--engine", "litert", "--threads", 1)
         return Ran(code, out, err, json.loads(ledger.read_text()) if ledger.exists() else None)

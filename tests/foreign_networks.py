@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_quantize_support import run_tflite
 
 from calibration.subset import CalibrationFrames
-from edge.engines.openvino import import_openvino
+from edge.engines.openvino import shared_core
 from edge.frame import GreyImage, fingerprint
 from edge.phantom import phantom_case
 from edge.preprocess import preprocess
@@ -121,7 +121,7 @@ def every_engine(model: onnx.ModelProto) -> Callable[[GreyImage], dict[str, dict
     (value,) = model.graph.input
     names = [output.name for output in model.graph.output]
     session, content = plain_session(model), to_tflite(model)
-    core = import_openvino().Core()
+    core = shared_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
 

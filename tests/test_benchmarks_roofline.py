@@ -22,7 +22,7 @@ from benchmarks.peaks import SHAPES, PeakShape, litert_chain, open_peak, openvin
 from benchmarks.precision import summarise
 from benchmarks.roofline import LayerBound, Peak, Roofline, bound_layers, has_roofline, measure_roofline
 from edge.bundle import BUILTIN
-from edge.engines.openvino import import_openvino, settings_of
+from edge.engines.openvino import settings_of, shared_core
 from edge.phantom import phantom_case
 from edge.preprocess import preprocess
 
@@ -110,7 +110,7 @@ def test_the_chain_of_litert_runs_in_xnnpack_in_its_precision(shape: PeakShape, 
 @pytest.mark.parametrize("precision", [INT8, "f32"])
 def test_the_chain_of_openvino_runs_in_its_precision(shape: PeakShape, precision: str) -> None:
     model = openvino_chain(shape, precision=precision)
-    compiled = import_openvino().Core().compile_model(model, "CPU", settings_of("CPU", threads=1))
+    compiled = shared_core().compile_model(model, "CPU", settings_of("CPU", threads=1))
     assert summarise(openvino_layers_of(compiled)).macs == ((precision, shape.macs),)
 
 
@@ -128,7 +128,7 @@ def test_values_neither_die_nor_saturate_on_their_way_through_a_chain(engine: st
     else:
         model = openvino_chain(SHAPES[2], precision="f32")
         image = np.random.default_rng(0).uniform(0, 6, tuple(model.input(0).shape)).astype(np.float32)
-        out = import_openvino().Core().compile_model(model, "CPU")([image])[0]
+        out = shared_core().compile_model(model, "CPU")([image])[0]
     assert out.std() > 0.05
     assert 0.05 < out.mean() < 5.0
 

@@ -1,5 +1,6 @@
 """Engines: one network on all of them that live in one environment, and every refusal a sentence."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -172,6 +173,26 @@ def test_openvino_sees_the_cpu() -> None:
 
 
 # Refusing
+
+
+def test_signals_are_handled_after_networks_in_openvino_were_closed_in_any_order() -> None:
+    """Each Core has the thread's signal stack at its beginning and frees it at its end: there is one, which does not end."""
+    lines = (
+        "import os, signal, time",
+        "from edge.bundle import BUILTIN, Bundle",
+        "from edge.engines import open_artifact",
+        "signal.signal(signal.SIGINT, lambda *_: print('handled', flush=True))",
+        "bundle = Bundle.open(BUILTIN['emtnet-s'])",
+        "artifact = bundle.choose(engine='openvino', precision='int8')",
+        "opened = [open_artifact(bundle, artifact, threads=1) for _ in range(3)]",
+        "while opened: opened.pop(0).close()",
+        "os.kill(os.getpid(), signal.SIGINT)",
+        "time.sleep(0.1)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(tmp_path: Path) -> None:

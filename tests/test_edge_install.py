@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from edgekit_command import Edgekit
 from foreign_bundles import CLASSES, MASK, write_bundle
 from kill_points import killed_at_every_point
 
@@ -19,7 +20,6 @@ from edge.errors import BundleError, EdgekitError, EngineError, IntegrityError, 
 from edge.golden import SelfTest
 from edge.install import DEVICE_ENV, Installed, bundle_id, install_bundle, restart_service, roll_back
 from edge.manifest import MANIFEST
-from edgekit.cli import main
 from quantize.golden import with_golden
 
 
@@ -316,39 +316,29 @@ def test_without_systemd_nothing_is_restarted(monkeypatch: pytest.MonkeyPatch, t
     assert not restart_service()
 
 
-def command(*arguments: object) -> int:
-    sys.argv = ["edgekit", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 @pytest.mark.usefixtures("untested")
-def test_the_command_installs_and_rolls_back(
-    bundles: tuple[Bundle, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [])
+def test_the_command_installs_and_rolls_back(bundles: tuple[Bundle, ...], tmp_path: Path, edgekit: Edgekit) -> None:
     place = tmp_path / "device"
     for bundle in bundles[:2]:
-        assert command("install", bundle.path, "--to", place, "--no-restart") == 0
-    assert f"bundle is {bundle_id(bundles[1])}; no service was restarted" in capsys.readouterr().out
-    assert command("install", "--rollback", "--to", place, "--no-restart") == 0
+        code, out, _ = edgekit("install", bundle.path, "--to", place, "--no-restart")
+        assert code == 0
+        assert f"bundle is {bundle_id(bundle)}; no service was restarted" in out
+    assert edgekit("install", "--rollback", "--to", place, "--no-restart")[0] == 0
     assert in_use(place) == bundle_id(bundles[0])
-    assert command("install", tmp_path / "absent", "--to", place) == 1
-    assert "not a bundle" in capsys.readouterr().err
-    assert command("install", "--to", place) == 2
-    assert command("install", bundles[0].path, "--rollback", "--to", place) == 2
+    code, _, err = edgekit("install", tmp_path / "absent", "--to", place)
+    assert code == 1
+    assert "not a bundle" in err
+    assert edgekit("install", "--to", place)[0] == 2
+    assert edgekit("install", bundles[0].path, "--rollback", "--to", place)[0] == 2
 
 
 def test_a_device_without_a_release_is_told_and_left_as_it_is(
-    bundles: tuple[Bundle, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundles: tuple[Bundle, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgekit: Edgekit
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr("edge.install.PLACE", tmp_path / "current")
-    assert command("install", bundles[0].path) == 1
-    assert "no edgekit is installed there; run the install.sh of a pack" in capsys.readouterr().err
+    code, _, err = edgekit("install", bundles[0].path)
+    assert code == 1
+    assert "no edgekit is installed there; run the install.sh of a pack" in err
     assert not (tmp_path / "current").exists()
 
 

@@ -6,36 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from edgekit_command import Edgekit
 from foreign_bundles import CLASSES, MASK, write_bundle
 
 import benchmarks.bench as bench_module
 from benchmarks.latency import Latency
 from benchmarks.latency import measure as really_measure
 from edge.bundle import BUILTIN
-from edgekit.cli import main
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--engine", "litert", "--network", "emtnet-s", "--threads", 1, "--rounds", 5)
-
-
-@pytest.fixture
-def edgekit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the app in this process; exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capfd.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def errors(text: str) -> list[str]:
@@ -51,7 +34,7 @@ def scaled(file: Path, factor: float) -> None:
     file.write_text(json.dumps(record))
 
 
-def test_a_comparison_exits_with_3_only_where_it_is_slower(edgekit: Run, tmp_path: Path) -> None:
+def test_a_comparison_exits_with_3_only_where_it_is_slower(edgekit: Edgekit, tmp_path: Path) -> None:
     old, new, page = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "bench.html"
     assert edgekit("bench", *SMALL, "--json", old)[0] == 0
     code, out, err = edgekit("bench", *SMALL, "--compare", old, "--tolerance", 20)  # a busy machine must not fail it
@@ -68,7 +51,7 @@ def test_a_comparison_exits_with_3_only_where_it_is_slower(edgekit: Run, tmp_pat
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_timed(
-    edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "old.json"
     assert edgekit("bench", *SMALL, "--json", old)[0] == 0
@@ -88,7 +71,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_timed(
 
 
 def test_int8_that_is_slower_than_float_is_said_loudly_and_changes_no_exit_code(
-    edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(steps: Any, **options: Any) -> Any:
         found = really_measure(steps, **options)
@@ -108,7 +91,7 @@ def test_int8_that_is_slower_than_float_is_said_loudly_and_changes_no_exit_code(
     assert json.loads((tmp_path / "new.json").read_text())["paradoxes"][0]["engine"] == "onnx"
 
 
-def test_a_soak_and_cold_starts_are_in_the_report(edgekit: Run, tmp_path: Path) -> None:
+def test_a_soak_and_cold_starts_are_in_the_report(edgekit: Edgekit, tmp_path: Path) -> None:
     file = tmp_path / "new.json"
     code, out, err = edgekit("bench", *SMALL, "--soak", 0.03, "--cold-start", "--json", file)
     assert code == 0, err
@@ -121,7 +104,7 @@ def test_a_soak_and_cold_starts_are_in_the_report(edgekit: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
-def test_a_soak_without_a_time_is_a_usage_error(edgekit: Run, minutes: str) -> None:
+def test_a_soak_without_a_time_is_a_usage_error(edgekit: Edgekit, minutes: str) -> None:
     assert edgekit("bench", f"--soak={minutes}")[0] == 2
 
 
@@ -166,7 +149,7 @@ def test_ctrl_c_before_the_soak_writes_nothing(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_the_builtin_bundles_manifest_is_what_the_report_names(edgekit: Run, tmp_path: Path) -> None:
+def test_the_builtin_bundles_manifest_is_what_the_report_names(edgekit: Edgekit, tmp_path: Path) -> None:
     file = tmp_path / "new.json"
     assert edgekit("bench", *SMALL, "--json", file)[0] == 0
     digest = hashlib.sha256((BUILTIN["emtnet-s"] / "manifest.json").read_bytes()).hexdigest()

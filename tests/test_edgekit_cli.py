@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from edgekit_command import Edgekit, one_line
 from foreign_bundles import CLASSES, FEATURES, LABELS, MASK, write_bundle
 from onnx import numpy_helper
 
@@ -19,27 +20,8 @@ from edge.bundle import BUILTIN, Bundle, describe_file, write_manifest
 from edge.manifest import OutputSpec
 from edge.phantom import phantom_case
 from edge.presence import Presence
-from edgekit.cli import main
 from emtnet.weights import SHIPPED
 from quantize.tflite.lower import to_tflite
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edgekit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the app in this process; exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        code = stopped.value.code
-        captured = capfd.readouterr()
-        return int(code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +34,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def one_line(text: str) -> str:
-    """The error line; anything an engine's library logged before it is not ours."""
-    lines = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, text
-    assert "Traceback" not in text
-    return lines[0]
-
-
 def test_export_makes_all_six_artifacts(bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     assert {(a.engine, a.precision) for a in manifest.artifacts} == {
@@ -69,7 +43,7 @@ def test_export_makes_all_six_artifacts(bundle: Path) -> None:
     assert all(a.size_bytes <= 4.5e6 for a in manifest.artifacts if a.precision == "int8")
 
 
-def test_a_phantom_bundle_says_so_wherever_it_is_used(bundle: Path, edgekit: Run, small_dataset: Path) -> None:
+def test_a_phantom_bundle_says_so_wherever_it_is_used(bundle: Path, edgekit: Edgekit, small_dataset: Path) -> None:
     for arguments in (
         ("bench", bundle, "--rounds", 1, "--engine", "litert"),
         ("predict", small_dataset / "images/0.png", "--bundle", bundle, "-o", small_dataset / "out"),
@@ -80,7 +54,9 @@ def test_a_phantom_bundle_says_so_wherever_it_is_used(bundle: Path, edgekit: Run
         assert "calibrated on phantoms" in stderr, arguments
 
 
-def test_evaluate_json_has_the_fixed_fields(bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_json_has_the_fixed_fields(
+    bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "evaluate.json"
     code, _, _ = edgekit("evaluate", bundle, "--data", small_dataset, "--folds", "1,2", "--json", file)
     record = json.loads(file.read_text())
@@ -101,7 +77,7 @@ def test_evaluate_json_has_the_fixed_fields(bundle: Path, edgekit: Run, small_da
 
 
 def test_checkpoint_and_fp32_bundle_say_the_same(
-    bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
+    bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     files = tmp_path / "checkpoint.json", tmp_path / "bundle.json"
     assert edgekit("evaluate", SHIPPED["emtnet"], "--data", small_dataset, "--json", files[0])[0] == 0
@@ -124,7 +100,7 @@ def test_checkpoint_and_fp32_bundle_say_the_same(
     assert [a["probability"] for a in one] == pytest.approx([b["probability"] for b in other], abs=1e-3)
 
 
-def test_drift_json_has_the_fixed_fields(bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path) -> None:
+def test_drift_json_has_the_fixed_fields(bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "drift.json"
     loose = ("--max-dice-loss", 1, "--max-sensitivity-loss", 1, "--max-auc-loss", 1, "--max-flips", 1)
     code, out, err = edgekit("drift", bundle, "--data", small_dataset, "--json", file, *loose)
@@ -139,7 +115,7 @@ def test_drift_json_has_the_fixed_fields(bundle: Path, edgekit: Run, small_datas
     assert "Drift on 20 frames" in out
 
 
-def test_drift_records_its_figures_in_the_manifest(bundle: Path, edgekit: Run, small_dataset: Path) -> None:
+def test_drift_records_its_figures_in_the_manifest(bundle: Path, edgekit: Edgekit, small_dataset: Path) -> None:
     edgekit("drift", bundle, "--data", small_dataset, "--record")
     drift = Bundle.open(bundle).manifest.drift
     assert drift is not None
@@ -148,7 +124,7 @@ def test_drift_records_its_figures_in_the_manifest(bundle: Path, edgekit: Run, s
 
 
 def test_drift_without_labels_reports_agreement_only(
-    bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
+    bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "drift.json"
     _, _, err = edgekit("drift", bundle, "--data", small_dataset / "images", "--json", file)
@@ -159,7 +135,7 @@ def test_drift_without_labels_reports_agreement_only(
 
 
 def test_drift_exits_with_3_when_an_artifact_says_something_else(
-    bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
+    bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     """A TFLite file whose class head has the other sign must not pass."""
     wrong = tmp_path / "wrong"
@@ -180,7 +156,7 @@ def test_drift_exits_with_3_when_an_artifact_says_something_else(
     assert "AUC" in one_line(err) or "sensitivity" in one_line(err)
 
 
-def test_bench_json_has_the_fixed_fields(bundle: Path, edgekit: Run, tmp_path: Path) -> None:
+def test_bench_json_has_the_fixed_fields(bundle: Path, edgekit: Edgekit, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     code, _, err = edgekit("bench", bundle, "--device", "cpu", "--rounds", 3, "--threads", 1, "--json", file)
     assert code == 0, err
@@ -195,7 +171,7 @@ def test_bench_json_has_the_fixed_fields(bundle: Path, edgekit: Run, tmp_path: P
     assert record["environment"]["device"]["cores"] >= 1
 
 
-def test_bench_and_predict_need_no_export(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_and_predict_need_no_export(edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in bundle: what a Pi without torch runs right after installation."""
     monkeypatch.chdir(tmp_path)
     assert not Bundle.open(BUILTIN["emtnet"]).manifest.phantom_calibrated
@@ -228,7 +204,7 @@ def test_networks_of_any_outputs_go_through_every_command(
     outputs: tuple[OutputSpec, ...],
     decisions: set[str],
     absent: set[str],
-    edgekit: Run,
+    edgekit: Edgekit,
     small_dataset: Path,
     tmp_path: Path,
 ) -> None:
@@ -260,7 +236,7 @@ def test_networks_of_any_outputs_go_through_every_command(
 
 @pytest.mark.parametrize(("precision", "threshold"), [("fp32", 0.4), ("int8", 0.6)])
 def test_predict_answers_at_the_threshold_of_the_precision_that_runs(
-    precision: str, threshold: float, edgekit: Run, small_dataset: Path, tmp_path: Path
+    precision: str, threshold: float, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     """Presence is 0.5 of every frame, so all of FP32 are lesions and none of INT8 is."""
     presence = Presence(1e-6, 0.0, 0.4, "nothing", 0.6)
@@ -282,7 +258,7 @@ def test_predict_answers_at_the_threshold_of_the_precision_that_runs(
 
 @pytest.mark.parametrize(("precision", "threshold"), [("fp32", 0.3), ("int8", 0.7)])
 def test_evaluate_answers_at_the_threshold_of_the_precision_that_runs(
-    precision: str, threshold: float, edgekit: Run, small_dataset: Path, tmp_path: Path
+    precision: str, threshold: float, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     foreign = write_bundle(tmp_path / "foreign", CLASSES, threshold=0.3, int8_threshold=0.7).path
     code, out, err = edgekit("evaluate", foreign, "--data", small_dataset, "--precision", precision)
@@ -291,7 +267,7 @@ def test_evaluate_answers_at_the_threshold_of_the_precision_that_runs(
 
 
 def test_a_network_nobody_explained_has_drift_but_no_predictions(
-    edgekit: Run, small_dataset: Path, tmp_path: Path
+    edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     foreign = write_bundle(tmp_path / "foreign", FEATURES).path
     code, out, err = edgekit("drift", foreign, "--data", small_dataset)
@@ -309,7 +285,7 @@ def test_a_network_nobody_explained_has_drift_but_no_predictions(
     assert not (tmp_path / "out").exists()
 
 
-def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Run, shared: Path) -> None:
+def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Edgekit, shared: Path) -> None:
     arguments = ("evaluate", SHIPPED["emtnet"], "--data", shared / "data" / "busi", "--folds", "4")
     code, _, err = edgekit(*arguments)
     assert code == 1
@@ -317,7 +293,7 @@ def test_overlapping_frames_are_refused_or_said_loudly(edgekit: Run, shared: Pat
 
 
 @pytest.mark.parametrize("device", ["gpu", "npu"])
-def test_a_device_that_is_not_there_is_said_clearly(edgekit: Run, device: str) -> None:
+def test_a_device_that_is_not_there_is_said_clearly(edgekit: Edgekit, device: str) -> None:
     from edge.engines.openvino import devices
 
     if device.upper() in {name.split(".")[0] for name in devices()}:
@@ -404,7 +380,9 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], tuple[object, ...]], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_clear_line(case: str, edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_clear_line(
+    case: str, edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, message = BAD_INPUT[case]
     code, _, err = edgekit(*arguments(tmp_path))
@@ -413,17 +391,17 @@ def test_bad_input_is_one_clear_line(case: str, edgekit: Run, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("arguments", [("bench", "--rounds", "0"), ("bench", "--device", "tpu"), ("fly",), ("drift",)])
-def test_usage_errors_exit_with_2(arguments: tuple[str, ...], edgekit: Run) -> None:
+def test_usage_errors_exit_with_2(arguments: tuple[str, ...], edgekit: Edgekit) -> None:
     assert edgekit(*arguments)[0] == 2
 
 
-def test_version_is_shown(edgekit: Run) -> None:
+def test_version_is_shown(edgekit: Edgekit) -> None:
     code, out, _ = edgekit("--version")
     assert code == 0
     assert out.startswith("edgekit ")
 
 
-def test_a_folder_that_only_looks_like_a_bundle_is_kept(edgekit: Run, tmp_path: Path) -> None:
+def test_a_folder_that_only_looks_like_a_bundle_is_kept(edgekit: Edgekit, tmp_path: Path) -> None:
     """A web app's manifest.json is no bundle's."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app/manifest.json").write_text('{"name": "app"}')
@@ -434,7 +412,7 @@ def test_a_folder_that_only_looks_like_a_bundle_is_kept(edgekit: Run, tmp_path: 
 
 
 def test_drift_with_nothing_to_compare_does_not_pass(
-    bundle: Path, edgekit: Run, small_dataset: Path, tmp_path: Path
+    bundle: Path, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     import shutil
 
@@ -449,7 +427,7 @@ def test_drift_with_nothing_to_compare_does_not_pass(
     assert "nothing to compare" in one_line(err)
 
 
-def test_a_report_never_replaces_a_link_or_a_device(edgekit: Run, tmp_path: Path) -> None:
+def test_a_report_never_replaces_a_link_or_a_device(edgekit: Edgekit, tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     arguments = ("bench", BUILTIN["emtnet"], "--engine", "litert", "--rounds", 1, "--json")

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from broken_engines import PACKAGES, dies
-from test_edgekit_cli import Run, edgekit
+from edgekit_command import Edgekit
 from test_edgekit_export import PIXELS, saved
 
 from edge.bundle import Bundle
 from edge.device import VNNI, Device, cpu_features
 from edge.doctor import Checkup
 from edgekit.commands.doctor import _facts
-
-__all__ = ["edgekit"]  # the fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,7 +138,7 @@ def slow(*values: object) -> object:
     ],
 )
 def test_export_takes_the_weight_range_of_the_target_and_says_why(
-    tmp_path: Path, edgekit: Run, target: str, wish: tuple[str, ...], weight_range: str, said: str
+    tmp_path: Path, edgekit: Edgekit, target: str, wish: tuple[str, ...], weight_range: str, said: str
 ) -> None:
     out = tmp_path / "bundle"
     code, stdout, stderr = edgekit(
@@ -152,7 +150,7 @@ def test_export_takes_the_weight_range_of_the_target_and_says_why(
 
 
 @pytest.mark.slow
-def test_export_for_this_machine_takes_what_its_processor_needs(tmp_path: Path, edgekit: Run) -> None:
+def test_export_for_this_machine_takes_what_its_processor_needs(tmp_path: Path, edgekit: Edgekit) -> None:
     out = tmp_path / "bundle"
     wish = ("--engine", "onnx", "--target", "here")
     code, stdout, stderr = edgekit("export", saved(tmp_path), "--int8", *PIXELS, *wish, "-o", out)
@@ -162,5 +160,5 @@ def test_export_for_this_machine_takes_what_its_processor_needs(tmp_path: Path, 
     assert "this machine as " in stdout
 
 
-def test_an_unknown_target_is_a_usage_error(tmp_path: Path, edgekit: Run) -> None:
+def test_an_unknown_target_is_a_usage_error(tmp_path: Path, edgekit: Edgekit) -> None:
     assert edgekit("export", saved(tmp_path), "--int8", "--target", "pi3")[0] == 2

@@ -10,16 +10,14 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from edgekit_command import Edgekit, one_line
 from foreign_networks import SIDE, Constants, array, model_of
 from onnx import helper
-from test_edgekit_cli import Run, edgekit, one_line
 
 from calibration.familiarity import MIN_FRAMES
 from edge.bundle import Bundle
 from edge.phantom import phantom_case
 from edge.predictor import Predictor
-
-__all__ = ["edgekit"]  # the fixture
 
 EVERY = {(engine, precision) for engine in ("onnx", "openvino", "litert") for precision in ("fp32", "int8")}
 PIXELS = ("--mean", 0, "--std", 1, "--frames", 8)
@@ -84,7 +82,7 @@ def test_a_network_without_features_is_told_to_leave_the_guard_without_a_referen
     assert "the network has no features output, so the guard does not know unfamiliar pictures" in exported[1].stderr
 
 
-def test_an_emt_net_says_whether_its_bundle_has_a_reference(edgekit: Run, tmp_path: Path) -> None:
+def test_an_emt_net_says_whether_its_bundle_has_a_reference(edgekit: Edgekit, tmp_path: Path) -> None:
     clinic = tmp_path / "clinic"
     clinic.mkdir()
     for seed in range(MIN_FRAMES):
@@ -137,7 +135,7 @@ def test_it_shows_what_it_made_and_what_it_guessed(exported: Exported) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_sidecar_beside_the_network_leaves_nothing_to_guess(edgekit: Run, tmp_path: Path) -> None:
+def test_a_sidecar_beside_the_network_leaves_nothing_to_guess(edgekit: Edgekit, tmp_path: Path) -> None:
     path = saved(tmp_path)
     said = {
         "mean": 0,
@@ -186,7 +184,7 @@ BAD: dict[str, tuple[tuple[object, ...], int, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_done_is_one_clear_message(
-    case: str, edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, wanted, message = BAD[case]
@@ -203,7 +201,7 @@ def test_what_cannot_be_done_is_one_clear_message(
 @pytest.mark.parametrize(
     "option", [("--mean", 0), ("--labels", "a,b"), ("--describe", "net.json"), ("--resize", "stretch")]
 )
-def test_a_checkpoint_is_not_described(option: tuple[object, ...], edgekit: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_described(option: tuple[object, ...], edgekit: Edgekit, tmp_path: Path) -> None:
     for model in ((), (tmp_path / "net.safetensors",)):
         code, _, err = edgekit("export", *model, *option, "-o", tmp_path / "made")
         assert code == 2
@@ -212,7 +210,7 @@ def test_a_checkpoint_is_not_described(option: tuple[object, ...], edgekit: Run,
 
 
 @pytest.mark.parametrize("name", ["net.ONNX", "net", "net.pb"])
-def test_any_file_that_is_no_checkpoint_is_taken_for_a_network(name: str, edgekit: Run, tmp_path: Path) -> None:
+def test_any_file_that_is_no_checkpoint_is_taken_for_a_network(name: str, edgekit: Edgekit, tmp_path: Path) -> None:
     saved(tmp_path).rename(tmp_path / name)
     code, _, err = edgekit("export", tmp_path / name, *PIXELS, "--engine", "onnx", "-o", tmp_path / "made")
     assert code == 0, err
@@ -222,7 +220,7 @@ def test_any_file_that_is_no_checkpoint_is_taken_for_a_network(name: str, edgeki
     assert "not an ONNX file" in one_line(err)
 
 
-def test_a_quantised_network_says_that_its_scales_stay(edgekit: Run, tmp_path: Path) -> None:
+def test_a_quantised_network_says_that_its_scales_stay(edgekit: Edgekit, tmp_path: Path) -> None:
     from test_quantize_foreign_qdq import brevitas
 
     path = tmp_path / "net.onnx"
@@ -241,7 +239,7 @@ def test_a_quantised_network_says_that_its_scales_stay(edgekit: Run, tmp_path: P
 # The commands on it.
 
 
-def test_the_bundle_predicts(exported: Exported, edgekit: Run, tmp_path: Path) -> None:
+def test_the_bundle_predicts(exported: Exported, edgekit: Edgekit, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "frame.png"), phantom_case(5).pixels)
     answers = {}
     for engine, precision in sorted(EVERY):
@@ -262,7 +260,7 @@ def test_the_bundle_predicts(exported: Exported, edgekit: Run, tmp_path: Path) -
     assert max(areas) - min(areas) < 0.03 * max(areas)
 
 
-def test_the_bundle_is_timed(exported: Exported, edgekit: Run, tmp_path: Path) -> None:
+def test_the_bundle_is_timed(exported: Exported, edgekit: Edgekit, tmp_path: Path) -> None:
     code, out, err = edgekit("bench", exported[0], "--rounds", 2, "--json", tmp_path / "bench.json")
     assert code == 0, err
     assert len(json.loads((tmp_path / "bench.json").read_text())["results"]) == 6
@@ -270,7 +268,7 @@ def test_the_bundle_is_timed(exported: Exported, edgekit: Run, tmp_path: Path) -
 
 
 def test_the_bundle_keeps_to_its_fp32_network(
-    exported: Exported, edgekit: Run, small_dataset: Path, tmp_path: Path
+    exported: Exported, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "drift.json"
     code, out, err = edgekit("drift", exported[0], "--data", small_dataset / "images", "--json", report)
@@ -282,7 +280,7 @@ def test_the_bundle_keeps_to_its_fp32_network(
 
 @pytest.mark.parametrize(("output", "absent"), [("mask", "malignancy"), ("scores", "lesion_area_px")])
 def test_networks_of_one_output_go_through_every_command(
-    output: str, absent: str, edgekit: Run, small_dataset: Path, tmp_path: Path
+    output: str, absent: str, edgekit: Edgekit, small_dataset: Path, tmp_path: Path
 ) -> None:
     made = tmp_path / "made"
     code, _, err = edgekit("export", saved(tmp_path, output), "--int8", *PIXELS, "-o", made)
@@ -314,7 +312,7 @@ def band(width: int, height: int) -> np.ndarray:
 
 
 def test_a_letterboxed_frame_keeps_its_aspect_and_its_mask_its_place(
-    edgekit: Run, tmp_path: Path, write_png: Callable[[Path, np.ndarray], Path]
+    edgekit: Edgekit, tmp_path: Path, write_png: Callable[[Path, np.ndarray], Path]
 ) -> None:
     made = tmp_path / "made"
     options = ("--resize", "letterbox", "--mask-output", "mask")

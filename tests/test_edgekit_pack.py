@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from edgekit_command import Edgekit
 from foreign_bundles import MASK, write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,6 @@ from edge.manifest import MANIFEST
 from edge.targets import TARGETS
 from edgekit import own_wheel as own
 from edgekit import pack
-from edgekit.cli import main
 from edgekit.pip import explained, run_pip
 from edgekit.wheels import Platform, Wheel, check_python, closure
 
@@ -224,15 +224,6 @@ def test_a_bundle_that_the_target_cannot_run_is_refused(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["bundle"]
 
 
-def command(*arguments: object) -> int:
-    sys.argv = ["edgekit", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
@@ -247,12 +238,12 @@ def test_what_cannot_be_packed_is_told_in_a_line(
     told: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    edgekit: Edgekit,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [])
     monkeypatch.chdir(tmp_path)
-    assert command("pack", *options) == code
-    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    ended, _, err = edgekit("pack", *options)
+    assert ended == code
+    assert told in " ".join(err.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
 
 

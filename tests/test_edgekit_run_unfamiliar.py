@@ -6,16 +6,14 @@ from pathlib import Path
 
 import cv2
 import pytest
+from edgekit_command import Edgekit
 from foreign_bundles import MASK, write_bundle
-from test_edgekit_cli import Run, edgekit
 
 from edge.bundle import write_manifest
 from edge.manifest import OutputSpec
 from edge.ood import Familiarity, FeatureReference
 from edge.phantom import phantom_case
 from edge.sources.opening import is_synthetic
-
-__all__ = ["edgekit"]  # the fixture
 
 COLOURS = OutputSpec("flat", "features", "none", (1, 3))
 """The mean of each colour channel, (p − 128) / 128."""
@@ -34,7 +32,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def ledger(edgekit: Run, folder: Path, source: object, reference: Familiarity | None, *more: str) -> dict[str, int]:
+def ledger(edgekit: Edgekit, folder: Path, source: object, reference: Familiarity | None, *more: str) -> dict[str, int]:
     """Frames by outcome, and those unfamiliar."""
     bundle = write_bundle(folder / "bundle", MASK, COLOURS)
     write_manifest(bundle.path, replace(bundle.manifest, features=reference))
@@ -48,13 +46,13 @@ def ledger(edgekit: Run, folder: Path, source: object, reference: Familiarity | 
 
 
 def test_pictures_unlike_those_of_calibration_are_rejected_and_told(
-    edgekit: Run, pictures: Path, tmp_path: Path
+    edgekit: Edgekit, pictures: Path, tmp_path: Path
 ) -> None:
     found = ledger(edgekit, tmp_path, pictures, NOWHERE)
     assert found["unfamiliar"] == found["rejected"] == 3
 
 
-def test_the_precision_that_runs_has_its_own_reference(edgekit: Run, pictures: Path, tmp_path: Path) -> None:
+def test_the_precision_that_runs_has_its_own_reference(edgekit: Edgekit, pictures: Path, tmp_path: Path) -> None:
     found = ledger(edgekit, tmp_path, pictures, ONLY_INT8, "--precision", "fp32")
     assert found["unfamiliar"] == 3
 
@@ -65,13 +63,13 @@ def test_the_precision_that_runs_has_its_own_reference(edgekit: Run, pictures: P
     ids=["near", "none", "no guard"],
 )
 def test_other_pictures_are_answered(
-    edgekit: Run, pictures: Path, tmp_path: Path, reference: Familiarity | None, more: tuple[str, ...]
+    edgekit: Edgekit, pictures: Path, tmp_path: Path, reference: Familiarity | None, more: tuple[str, ...]
 ) -> None:
     found = ledger(edgekit, tmp_path, pictures, reference, *more)
     assert (found["processed"], found["unfamiliar"]) == (3, 0)
 
 
-def test_a_simulated_probe_is_not_held_against_real_pictures(edgekit: Run, tmp_path: Path) -> None:
+def test_a_simulated_probe_is_not_held_against_real_pictures(edgekit: Edgekit, tmp_path: Path) -> None:
     found = ledger(edgekit, tmp_path, "phantom:5?seconds=1&size=160x128", NOWHERE)
     assert (found["processed"], found["unfamiliar"]) == (5, 0)
 

@@ -11,15 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_edgekit_cli import Run, edgekit, one_line
+from edgekit_command import Edgekit, one_line
 
 from calibration.dataset import Dataset
 from edge.phantom import phantom_case
 from emtnet.calls import read_calls
 from emtnet.recipe import default_recipe
 from emtnet.weights import load_checkpoint
-
-__all__ = ["edgekit"]  # the fixture
 
 CHECKPOINT = "emtnet-s.safetensors"
 QUICK = ("--network", "emtnet-s", "--epochs", 1, "--batch-size", 4)
@@ -110,7 +108,7 @@ def test_its_tables_stand_in_the_model_card(validated: Validated) -> None:
     assert read_calls(validated.out / "report.json", SHORT).operating_point.chosen_on in text
 
 
-def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validated, edgekit: Run) -> None:
+def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validated, edgekit: Edgekit) -> None:
     before = {path: path.stat().st_mtime_ns for path in validated.out.glob("fold-*/*")}
     report = (validated.out / "report.json").read_text()
     code, _, err = edgekit(*validated.arguments)
@@ -127,7 +125,7 @@ def test_it_is_repeated_only_with_resume_and_then_at_no_cost(validated: Validate
 
 
 def test_what_an_earlier_call_left_in_the_folder_stays_in_the_report(
-    validated: Validated, edgekit: Run, tmp_path: Path
+    validated: Validated, edgekit: Edgekit, tmp_path: Path
 ) -> None:
     """Else the operating point of the folds would be lost with a call for the scanners alone."""
     out = shutil.copytree(validated.out, tmp_path / "out")
@@ -144,7 +142,9 @@ def test_what_an_earlier_call_left_in_the_folder_stays_in_the_report(
     assert after["figures"][: len(before["figures"])] == before["figures"]
 
 
-def test_a_checkpoint_without_its_run_is_not_overwritten(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_run_is_not_overwritten(
+    validated: Validated, edgekit: Edgekit, tmp_path: Path
+) -> None:
     kept = shutil.copy(validated.out / "fold-1" / CHECKPOINT, tmp_path)
     before = Path(kept).read_bytes()
     code, _, err = edgekit(
@@ -155,7 +155,9 @@ def test_a_checkpoint_without_its_run_is_not_overwritten(validated: Validated, e
     assert Path(kept).read_bytes() == before
 
 
-def test_an_operating_point_of_another_recipe_is_refused(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+def test_an_operating_point_of_another_recipe_is_refused(
+    validated: Validated, edgekit: Edgekit, tmp_path: Path
+) -> None:
     report = validated.out / "report.json"
     arguments = ("train", "--data", validated.data, *QUICK, "--balance", "0.9", "--operating-point", report)
     code, _, err = edgekit(*arguments, "-o", tmp_path / "run")
@@ -164,7 +166,7 @@ def test_an_operating_point_of_another_recipe_is_refused(validated: Validated, e
     assert not (tmp_path / "run").exists()
 
 
-def test_a_final_training_keeps_its_operating_point(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+def test_a_final_training_keeps_its_operating_point(validated: Validated, edgekit: Edgekit, tmp_path: Path) -> None:
     report, run = validated.out / "report.json", tmp_path / "run"
     arguments = ("train", "--data", validated.data, *QUICK, "--operating-point", report, "-o", run)
     code, out, err = edgekit(*arguments)
@@ -182,7 +184,7 @@ def test_a_final_training_keeps_its_operating_point(validated: Validated, edgeki
     assert "trained on" in one_line(err)
 
 
-def test_a_run_with_a_selection_and_a_teacher(validated: Validated, edgekit: Run, tmp_path: Path) -> None:
+def test_a_run_with_a_selection_and_a_teacher(validated: Validated, edgekit: Edgekit, tmp_path: Path) -> None:
     run, teacher = tmp_path / "run", validated.out / "fold-1" / CHECKPOINT
     folds = ("--folds", "2,3", "--selection-folds", 1)
     arguments = ("train", "--data", validated.data, *QUICK, *folds, "--teacher", teacher, "-o", run)
@@ -214,7 +216,7 @@ USAGE: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_options_that_contradict_each_other_exit_with_2(case: str, edgekit: Run, tmp_path: Path) -> None:
+def test_options_that_contradict_each_other_exit_with_2(case: str, edgekit: Edgekit, tmp_path: Path) -> None:
     options, message = USAGE[case]
     code, _, err = edgekit("train", "--data", tmp_path, *options, "-o", tmp_path / "run")
     assert code == 2
@@ -222,7 +224,7 @@ def test_options_that_contradict_each_other_exit_with_2(case: str, edgekit: Run,
     assert not (tmp_path / "run").exists()
 
 
-def test_data_have_to_be_named(edgekit: Run) -> None:
+def test_data_have_to_be_named(edgekit: Edgekit) -> None:
     assert edgekit("train")[0] == 2
 
 
@@ -242,7 +244,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], tuple[object, ...]], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_clear_line(case: str, edgekit: Run, tmp_path: Path, small_dataset: Path) -> None:
+def test_bad_input_is_one_clear_line(case: str, edgekit: Edgekit, tmp_path: Path, small_dataset: Path) -> None:
     arguments, message = BAD_INPUT[case]
     code, _, err = edgekit("train", *QUICK, *arguments(small_dataset), "-o", tmp_path / "run")
     assert code == 1
@@ -250,7 +252,7 @@ def test_bad_input_is_one_clear_line(case: str, edgekit: Run, tmp_path: Path, sm
     assert not (tmp_path / "run").exists()
 
 
-def test_an_export_takes_a_shipped_network_or_a_model(edgekit: Run, validated: Validated, tmp_path: Path) -> None:
+def test_an_export_takes_a_shipped_network_or_a_model(edgekit: Edgekit, validated: Validated, tmp_path: Path) -> None:
     model = validated.out / "fold-1" / CHECKPOINT
     code, _, err = edgekit("export", "--network", "emtnet-s", model, "-o", tmp_path / "bundle")
     assert code == 2

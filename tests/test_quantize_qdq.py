@@ -33,7 +33,7 @@ from test_quantize_support import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge.engines.openvino import import_openvino
+from edge.engines.openvino import shared_core
 from edge.errors import CalibrationError, ConversionError
 from edge.frame import GreyImage
 from edge.preprocess import preprocess
@@ -369,7 +369,7 @@ def test_completion_keeps_to_the_fp32_network() -> None:
 
 
 def compiled_in_openvino(model: onnx.ModelProto) -> Callable[[Array], dict[str, Array]]:
-    core = import_openvino().Core()
+    core = shared_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
     names = [value.name for value in model.graph.output]

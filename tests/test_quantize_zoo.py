@@ -22,6 +22,9 @@ from edge.engines.onnx import open_referee
 from edge.frame import fingerprint
 from quantize import Description, export
 
+SLOW = {"efficientnet_lite", "densenet_unet", "segmenter_softmax", "resnet_unet", "mobilenet_v2_unet"}
+"""Exported by `make test-all` alone, for the time they take: other networks and tests of one operator have what is in them."""
+NETWORKS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ZOO]
 FRAMES = 6
 CALIBRATED_ON = 12
 CALIBRATION_SEED = 1000
@@ -81,7 +84,7 @@ def share(got: Array, wanted: Array) -> float:
     return float(np.abs(got - wanted).mean() / (wanted.max() - wanted.min()))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_engine_has_both_precisions(name: str, folder: Path) -> None:
     manifest = made(name, folder).bundle.manifest
     assert manifest.missing == ()
@@ -90,7 +93,7 @@ def test_every_engine_has_both_precisions(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["litert", "openvino", "onnx"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_fp32_is_that_of_onnx_runtime(name: str, engine: str, folder: Path) -> None:
     answers = made(name, folder).answers
     for output, wanted in answers["referee", "fp32"].items():
@@ -100,14 +103,14 @@ def test_fp32_is_that_of_onnx_runtime(name: str, engine: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("engine", ["litert", "openvino", "onnx"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_int8_is_that_of_the_referee(name: str, engine: str, folder: Path) -> None:
     answers = made(name, folder).answers
     for output, wanted in answers["referee", "int8"].items():
         assert share(answers[engine, "int8"][output], wanted) <= LARGEST
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_int8_follows_fp32(name: str, folder: Path) -> None:
     """Each output of the INT8 network tells frames and pixels apart as the FP32 one does."""
     answers = made(name, folder).answers
@@ -118,7 +121,7 @@ def test_int8_follows_fp32(name: str, folder: Path) -> None:
         assert correlation >= 0.9
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_all_layers_but_the_heads_are_int8(name: str, folder: Path) -> None:
     bundle = made(name, folder).bundle
     counted = bundle.choose(engine="litert", precision="int8").int8_convolutions
@@ -128,7 +131,7 @@ def test_all_layers_but_the_heads_are_int8(name: str, folder: Path) -> None:
     assert int8 >= 7
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_xnnpack_takes_int8_in_one_piece(name: str, folder: Path) -> None:
     """Each operator that it does not take cuts the graph, and every cut costs."""
     bundle = made(name, folder).bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from test_edgekit_cli import Run, edgekit
+from edgekit_command import Edgekit
 
 from calibration.dataset import Dataset
 from edge.bundle import BUILTIN, Bundle
@@ -18,7 +18,6 @@ from emtnet.engine import emtnet_interpretation
 from emtnet.recipe import default_recipe
 from emtnet.weights import SHIPPED, load_checkpoint
 
-__all__ = ["edgekit"]
 pytestmark = pytest.mark.parametrize("network", [name.value for name in NetworkName])
 
 
@@ -71,7 +70,7 @@ def test_the_built_in_bundle_runs_in_int8_but_for_its_heads(network: str) -> Non
         bundle.verified_paths(artifact)
 
 
-def test_network_chooses_the_built_in_bundle(network: str, edgekit: Run, tmp_path: Path) -> None:
+def test_network_chooses_the_built_in_bundle(network: str, edgekit: Edgekit, tmp_path: Path) -> None:
     frame = tmp_path / "frame.png"
     assert cv2.imwrite(str(frame), phantom_case(3).pixels)
     code, _, _ = edgekit("predict", frame, "--network", network, "-o", tmp_path / "findings")
@@ -79,7 +78,7 @@ def test_network_chooses_the_built_in_bundle(network: str, edgekit: Run, tmp_pat
     assert json.loads((tmp_path / "findings" / "predictions.json").read_text())["network"] == network
 
 
-def test_network_chooses_the_checkpoint_that_is_exported(network: str, edgekit: Run, tmp_path: Path) -> None:
+def test_network_chooses_the_checkpoint_that_is_exported(network: str, edgekit: Edgekit, tmp_path: Path) -> None:
     code, _, _ = edgekit(
         "export", "--network", network, "--precision", "fp32", "--engine", "onnx", "-o", tmp_path / "b"
     )

@@ -6,14 +6,14 @@ x → QuantizeLinear → DequantizeLinear → Concat with itself → Conv, again
 in uint8 is right, and so is int8 without the Concat. `quantize/qdq.py` therefore stores what meets in a Concat as uint8.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge.engines.openvino import import_openvino
+from edge.engines.openvino import import_openvino, shared_core
 from quantize.onnx_graph import plain_session
 
 CHANNELS: Final = 4
@@ -52,7 +52,7 @@ def error(model: onnx.ModelProto) -> float:
     """Largest |Δ| to ONNX Runtime as a share of the output's range."""
     x = np.random.default_rng(1).normal(size=(1, CHANNELS, SIDE, SIDE)).astype(np.float32)
     (wanted,) = plain_session(model).run(None, {"x": x})
-    core: Any = import_openvino().Core()
+    core = shared_core()
     compiled = core.compile_model(
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )

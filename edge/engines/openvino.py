@@ -5,7 +5,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -25,10 +27,28 @@ def import_openvino() -> ModuleType:
     return require("openvino", extra="openvino")
 
 
+_ONE_CORE = Lock()
+
+
+def shared_core() -> Any:
+    """The `openvino.Core` of this process, which is kept for its life; make no other one. Raises MissingDependencyError.
+
+    The CPU plugin of a Core gives the thread that loads it a signal stack of its own, and frees it when the Core ends (its class
+    SigAltStackSetup). Two that end in the order of their beginning leave the thread on a freed one. Python's handlers run there:
+    Ctrl-C is a segmentation fault then.
+    """
+    with _ONE_CORE:
+        return _made_core()
+
+
+@cache
+def _made_core() -> Any:
+    return import_openvino().Core()
+
+
 def devices() -> list[str]:
     """Names of the devices OpenVINO sees, such as CPU, GPU, NPU."""
-    core: Any = import_openvino().Core()
-    return list(core.available_devices)
+    return list(shared_core().available_devices)
 
 
 class OpenVinoEngine:
@@ -57,7 +77,7 @@ def open_model(path: Path, *, precision: str, threads: int | None, device: str, 
     """
     openvino = import_openvino()
     with engine_errors("openvino"):
-        core = openvino.Core()
+        core = shared_core()
         target = device.upper()
         if target != "AUTO" and not any(name.split(".")[0] == target for name in core.available_devices):
             found = ", ".join(core.available_devices) or "none"

@@ -149,8 +149,7 @@ def run(
     _needed("--web", web, {"--certificate": certificate, "--key": key})
     leave_cores_to_engine()
     opened = open_bundle(bundle, network)
-    choice = wished(engine if device is Device.cpu else engine or EngineName.openvino, precision)
-    artifact = opened.choose(**choice)
+    artifact = opened.choose(**wished(engine if device is Device.cpu else engine or EngineName.openvino, precision))
     throttled = read_throttled()
     if throttled is not None and throttled.now:
         notice(f"this computer is slowed down ({', '.join(throttled.now)}); edgekit doctor says what to do")
@@ -174,7 +173,7 @@ def run(
         check_place(json)
     describe(opened)
     notice(DISCLAIMER)
-    predictor = Predictor.open(opened.path, threads=threads, device=device.value, clock=time.monotonic_ns, **choice)
+    predictor = Predictor.of(opened, artifact, threads=threads, device=device.value, clock=time.monotonic_ns)
     reference = None if is_synthetic(source) else opened.manifest.feature_reference(artifact.precision)
     judge = Guard(reference=reference) if guard else None
     analyser = FrameAnalyser(predictor, roi=region, guard=judge, smooth=smooth)
