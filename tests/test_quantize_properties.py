@@ -593,11 +593,14 @@ def judge(found: Sample) -> str:
 
 
 def judge_int8(found: Sample) -> str:
-    """The same for the QDQ version: at most one step of the output's quantiser for 99 of 100 values, two for all.
+    """The same for the QDQ version: at most one step of the output's quantiser for all but one value or 1 %, two for all.
 
-    Behind a chain it is a step more for each grid on the way, which may be almost twice as coarse (`with_quantisers`).
+    Behind a chain it is a step more for each grid on the way, which may be almost twice as coarse (`with_quantisers`), and twice
+    that for all: a normalisation's scale multiplies the one step by which an accumulator may be rounded elsewhere.
     """
-    allowed = 1.01 + 1.75 * (len(found.model.graph.node) - 1)
+    nodes = len(found.model.graph.node)
+    allowed = 1.01 + 1.75 * (nodes - 1)
+    for_all = allowed + 1 if nodes == 1 else 2 * allowed
     one_grid = bool(found.rng.random() < 0.6)
     model, steps = with_quantisers(found.model, found.feeds, found.rng, weights=found.weights, one_grid=one_grid)
     try:
@@ -612,9 +615,21 @@ def judge_int8(found: Sample) -> str:
         for name, array in wanted.items():
             assert got[name].shape == array.shape, f"{name} {delegate=}: {got[name].shape} for {array.shape}"
             away = np.abs(got[name] - array) / steps[name]
-            assert away.max() < allowed + 1, f"{name} {delegate=} {one_grid=}: {away.max():.1f} steps"
-            assert np.mean(away < allowed) >= 0.99, f"{name} {delegate=} {one_grid=}: {np.mean(away < allowed):.3f}"
+            if not delegate:
+                away -= fixed_point_steps(found.model, array.shape)
+            assert away.max() < for_all, f"{name} {delegate=} {one_grid=}: {away.max():.1f} steps"
+            beyond = np.count_nonzero(away >= allowed)
+            assert beyond <= max(1, away.size // 100), f"{name} {delegate=} {one_grid=}: {beyond} of {away.size}"
     return "equal"
+
+
+def fixed_point_steps(model: onnx.ModelProto, shape: tuple[int, ...]) -> float:
+    """Steps by which TFLite's own INT8 RESIZE_BILINEAR may be away, which XNNPACK's is not, on a picture of this output shape.
+
+    It counts places in 1/1024 pixel from a rounded scale, so that they drift by up to half of one for every pixel.
+    """
+    linear = any(helper.make_attribute("mode", "linear") in node.attribute for node in model.graph.node)
+    return 255 * max(shape) / 2048 if linear else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """FP32 Resize and Upsample against ONNX Runtime, and the rules that TFLite cannot follow."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,10 @@ import onnx
 import pytest
 from lowering_checks import Shape, check, refusal
 from onnx import TensorProto, helper
-from test_quantize_support import Attributes, Constants, build
+from test_quantize_support import Attributes, Constants, build, run_referee, run_tflite
+
+from edge.errors import ConversionError
+from quantize.tflite.lower import to_tflite
 
 IMAGE = (1, 3, 4, 5)
 
@@ -104,6 +108,29 @@ def test_nearest_resize_by_a_scale_that_float32_rounds_up() -> None:
     attributes: Attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     model = resized((1, 3, 6, 9), scales=[1, 1, 4 / 3, 4 / 3], mode="nearest", **attributes)
     check(model, "RESIZE_NEAREST_NEIGHBOR", atol=0.0)
+
+
+@pytest.mark.parametrize("by", ["sizes", "scales"])
+@pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+@pytest.mark.parametrize("rule", ["half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners"])
+def test_nearest_resize_reads_the_same_pixels_or_is_refused(rule: str, rounding: str, by: str) -> None:
+    """Edges between two pixels are where rules part, and where float32 decides: 3 to 1 in half_pixel reads at 0.99999994."""
+    lowered = 0
+    for before, after in product((1, 3, 5), (1, 2, 3, 4, 6, 7, 9)):
+        to = {"sizes": [1, 1, 1, after]} if by == "sizes" else {"scales": [1.0, 1.0, 1.0, (after + 0.5) / before]}
+        model = resized(
+            (1, 1, 1, before), mode="nearest", coordinate_transformation_mode=rule, nearest_mode=rounding, **to
+        )
+        try:
+            content = to_tflite(model)
+        except ConversionError:
+            continue
+        feeds = {"x": np.arange(before, dtype=np.float32).reshape(1, 1, 1, before)}
+        np.testing.assert_array_equal(
+            run_tflite(content, feeds)["y"], run_referee(model, feeds)["y"], f"{before} {after}"
+        )
+        lowered += 1
+    assert lowered >= 3
 
 
 def test_resize_to_the_same_size_is_nothing() -> None:

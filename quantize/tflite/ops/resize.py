@@ -91,7 +91,8 @@ def _matching_rule(node: Node, lowerer: Lowerer, mode: str) -> str:
         raise lowerer.refuse(node, f"{what}; no such rule in TFLite, use half_pixel, align_corners or asymmetric")
     for rule in _RULES:
         if all(
-            _same(places, axis, mode, rounding, rule, before, after)
+            _same(places, before[axis], mode, rounding, rule)
+            and (mode == "linear" or _settled(places, before[axis], given, rounding, scales[axis]))
             for axis, places in zip((2, 3), wanted, strict=True)
             if places is not None
         ):
@@ -131,30 +132,44 @@ def _onnx_places(rule: str, before: int, after: int, scale: float) -> Places | N
         adjustment = after / (scale * before)
         return before / 2 * (1 - adjustment) + (out + 0.5) / scale - 0.5
     if rule == "align_corners":
-        resized = scale * before  # not rounded, unlike `after`
-        return out * (before - 1) / (resized - 1) if resized != 1 else np.zeros(after)
+        return out * (before - 1) / (after - 1) if after > 1 else np.zeros(after)
     if rule == "pytorch_half_pixel":
         return np.zeros(1)
-    return out / scale if rule == "asymmetric" else None
+    if rule == "asymmetric":
+        return np.asarray(out.astype(np.float32) / np.float32(scale), np.float64)
+    return None
 
 
-def _same(
-    places: Places, axis: int, mode: str, rounding: str, rule: str, before: tuple[int, ...], after: tuple[int, ...]
-) -> bool:
-    size = before[axis]
-    theirs = _tflite_places(rule, size, after[axis], nearest=mode == "nearest")
+def _same(places: Places, size: int, mode: str, rounding: str, rule: str) -> bool:
+    """Whether TFLite reads the pixels of an input of this size that ONNX reads."""
+    theirs = np.clip(_tflite_places(rule, size, len(places), nearest=mode == "nearest"), 0, size - 1)
     if mode == "linear":
-        return bool(np.abs(np.clip(places, 0, size - 1) - np.clip(theirs, 0, size - 1)).max() < 1e-4)
-    return bool(np.array_equal(_rounded(places, rounding, size), np.clip(theirs, 0, size - 1)))
+        return bool(np.abs(np.clip(places, 0, size - 1) - theirs).max() < 1e-4)
+    return np.array_equal(_rounded(places, rounding, size), theirs)
+
+
+def _settled(places: Places, size: int, given: str, rounding: str, scale: float) -> bool:
+    """Whether float32, in which engines compute places, cannot but round them as here.
+
+    A place on the edge between two pixels goes either way, unless float32 hits the edge too: nothing on its way may be rounded.
+    """
+    if given == "asymmetric" and rounding in ("floor", "ceil"):
+        return True  # one division, done here in float32 too
+    exact = float(np.float32(scale)) == scale
+    if given == "half_pixel_symmetric":
+        exact = exact and scale * size == len(places)
+    hit = (exact or given == "align_corners") & (np.rint(2 * places) == 2 * places)
+    reach = size * 2.0**-20
+    on_edge = _rounded(places - reach, rounding, size) != _rounded(places + reach, rounding, size)
+    return bool(np.all(~on_edge | hit))
 
 
 def _rounded(places: Places, rounding: str, size: int) -> Places:
-    near = np.rint(places * 2**20) / 2**20  # ONNX computes in float32; keep its ties ties
     rounded = {
-        "floor": np.floor(near),
-        "ceil": np.ceil(near),
-        "round_prefer_floor": np.ceil(near - 0.5),
-        "round_prefer_ceil": np.floor(near + 0.5),
+        "floor": np.floor(places),
+        "ceil": np.ceil(places),
+        "round_prefer_floor": np.ceil(places - 0.5),
+        "round_prefer_ceil": np.floor(places + 0.5),
     }[rounding]
     return np.clip(rounded, 0, size - 1)
 
