@@ -86,6 +86,9 @@ def _matching_rule(node: Node, lowerer: Lowerer, mode: str) -> str:
     if mode not in ("linear", "nearest"):
         raise lowerer.refuse(node, f"{what}; TFLite has linear and nearest, use one of them")
     before, after, scales = lowerer.shape(node.inputs[0]), lowerer.shape(node.output), _scales(node, lowerer)
+    if given == "align_corners" and any(abs(scales[axis] * before[axis] - after[axis]) > 1e-3 for axis in (2, 3)):
+        # The standard spans the size before rounding, ONNX Runtime the one after it.
+        raise lowerer.refuse(node, f"{what} by a scale that gives no whole size, read in two ways; give sizes instead")
     wanted = [_onnx_places(given, before[axis], after[axis], scales[axis]) for axis in (2, 3)]
     if any(places is None for places in wanted) or rounding not in _ROUNDINGS:
         raise lowerer.refuse(node, f"{what}; no such rule in TFLite, use half_pixel, align_corners or asymmetric")
