@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stream_parts import Note, Notes
@@ -290,6 +290,9 @@ def test_a_container_knows_how_many_bytes_its_end_lacks(
 @given(
     data=st.binary(max_size=200), head=st.sampled_from([b"", b"\x1a\x45\xdf\xa3", b"RIFF\0\0\0\0AVI ", b"\0\0\0\1ftyp"])
 )
+@example(data=b"\x01" + bytes(7), head=b"\x1a\x45\xdf\xa3")
+@example(data=b"\x01\x00\x00\x00\x00\x00\x00", head=b"\x1a\x45\xdf\xa3")
+@example(data=b"\x01" + b"\xff" * 6 + b"\xfe", head=b"\x1a\x45\xdf\xa3")
 def test_any_bytes_have_an_answer(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(head + data)

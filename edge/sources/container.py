@@ -21,7 +21,7 @@ def missing_bytes(path: Path) -> int:
         elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
             end = _end_of_riff(file, size)
         elif head[:4] == _EBML:
-            end = _end_of_segment(file)
+            end = _end_of_segment(file, size)
         else:
             return 0
     return max(0, end - size)
@@ -61,11 +61,11 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
     return start
 
 
-def _end_of_segment(file: BinaryIO) -> int:
+def _end_of_segment(file: BinaryIO, size: int) -> int:
     """Where the segment ends, 0 where it does not say."""
     file.seek(4)
     header = _vint(file)
-    if header is None:
+    if header is None or header > size:  # further than some file systems can seek, in a damaged file
         return 0
     file.seek(header, 1)
     if file.read(4) != _SEGMENT:
@@ -80,5 +80,6 @@ def _vint(file: BinaryIO) -> int | None:
     if not first or not first[0]:
         return None
     width = 9 - first[0].bit_length()
-    value = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
-    return None if value == (1 << 7 * width) - 1 else value
+    rest = file.read(width - 1)
+    value = int.from_bytes(first + rest, "big") & ((1 << 7 * width) - 1)
+    return None if len(rest) < width - 1 or value == (1 << 7 * width) - 1 else value
